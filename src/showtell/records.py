@@ -1,0 +1,104 @@
+"""The values that travel between the rooms: frozen records, each with a plain JSON form.
+
+Nothing here reads a file or computes; the modules that make the values document how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A picture and what people wrote of it.
+
+    `image` is a path, or None for captions without a picture (they can train the words of a captioner).
+    """
+
+    id: str
+    image: str | None
+    references: tuple[str, ...]
+    split: Split = "train"
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What a captioner says of one picture.
+
+    Shape: `words` and `word_logprobs` have one entry a word (END is not among them, although `logprob` counts it);
+        `maps` is (words, rows, columns) float32, each word's attention over the picture's grid, summing to 1, or
+        None for models without attention.
+    Units: log-probabilities are natural logarithms.
+    """
+
+    image: str
+    text: str
+    logprob: float
+    words: tuple[str, ...]
+    word_logprobs: tuple[float, ...]
+    maps: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    alternatives: tuple[Caption, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The caption as plain values; maps stay behind (they are arrays, not text)."""
+        out: dict[str, Any] = {
+            "image": self.image,
+            "caption": self.text,
+            "logprob": round(self.logprob, 4),
+            "words": [
+                {"word": word, "logprob": round(value, 4)}
+                for word, value in zip(self.words, self.word_logprobs, strict=True)
+            ],
+        }
+        if self.alternatives:
+            out["alternatives"] = [
+                {"caption": other.text, "logprob": round(other.logprob, 4)} for other in self.alternatives
+            ]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A picture that could not be captioned, and the sentence that says why."""
+
+    image: str
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"image": self.image, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Corpus-level scores of candidates against references, with what is needed to compare them fairly.
+
+    Units: every metric is a fraction as the COCO evaluation code prints it (CIDEr-D is on its usual scale, where
+        human captions of COCO score about 0.9); `mean_length` is in PTB tokens.
+    """
+
+    metrics: dict[str, float]
+    n: int
+    tokeniser: str = "ptb"
+    split: str | None = None
+    beam: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metrics": {name: round(value, 6) for name, value in self.metrics.items()},
+            "n": self.n,
+            "tokeniser": self.tokeniser,
+            "split": self.split,
+            "beam": self.beam,
+        }
+
+
+References = dict[str, Sequence[str]]
+Candidates = dict[str, Sequence[str]]
