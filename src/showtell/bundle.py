@@ -1,0 +1,213 @@
+"""The bundle: everything that captions a picture, as a directory or a zip of it, without pickle.
+
+    bundle.json           the manifest below; its `checksum` covers itself, `files` the SHA-256 of the others
+    vocabulary.json       {"words": [...]}, the four special entries first
+    weights.safetensors   the numbers of the three graphs, float32 or float16, each under its name in the graphs
+    encoder.onnx          pixels (B, size, size, 3) uint8 RGB -> features (B, L, D)
+    start.onnx            features -> the memory and the state of a caption that begins
+    step.onnx             tokens (N,) int64, memory, state -> logprobs (N, V), each state as NAME_next, and alpha
+                          (N, L) when the manifest says that the model attends
+    README.md             the model card
+
+The graphs name their large initialisers as external data; the weights are handed to ONNX Runtime when it loads them.
+Format 1 is the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from showtell.errors import BundleError, ConfigError, VocabularyError
+from showtell.images import Preprocessing
+from showtell.text import Vocabulary
+
+FORMAT = 1
+GRAPHS = ("encoder", "start", "step")
+_FILES = ("vocabulary.json", "weights.safetensors", *(f"{graph}.onnx" for graph in GRAPHS), "README.md")
+_MAX_BYTES = 2 * 1024**3  # of one file: far above any captioner, far below what a zip bomb unpacks to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What bundle.json says.
+
+    Attributes:
+        memory, state: The names of the arrays that `start` gives and `step` takes, in order.
+        search: Keywords of `SearchOptions` that suit the model.
+        config: The settings of the run that made it; for people, and for training it again.
+        training: Data, licences, seed and the like; for people.
+        scores: `Scores` as JSON, of the named split.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    package: str  # the version of showtell that wrote it
+    encoder: str
+    rows: int  # of the feature grid
+    columns: int
+    preprocessing: Preprocessing
+    memory: tuple[str, ...]
+    state: tuple[str, ...]
+    attends: bool
+    search: dict[str, int | float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory, verified."""
+
+    manifest: Manifest
+    vocabulary: Vocabulary
+    graphs: Mapping[str, bytes]
+    weights: Mapping[str, NDArray[Any]]
+    card: str = ""
+
+
+def list_embedded() -> list[str]:
+    """The names of the bundles that come with the package."""
+    home = files("showtell.bundles")
+    return sorted(entry.name for entry in home.iterdir() if (entry / "bundle.json").is_file())
+
+
+def read_bundle(source: str | Path) -> Bundle:
+    """The bundle of a directory, a zip file, or the name of one that comes with the package.
+
+    Raises:
+        BundleError: It is missing, incomplete, damaged or of a newer format; the sentence names the file.
+    """
+    read, where = _open(source)
+    manifest = _read_manifest(read("bundle.json"), where)
+    content = {}
+    for name in _FILES:
+        content[name] = read(name)
+        if hashlib.sha256(content[name]).hexdigest() != manifest.files.get(name):
+            raise BundleError(
+                f"{name} in {where} is not what was written there (its SHA-256 differs from bundle.json); "
+                "copy or download the bundle again"
+            )
+    try:
+        vocabulary = Vocabulary.from_json(content["vocabulary.json"].decode(), f"{where}/vocabulary.json")
+        weights = load(content["weights.safetensors"])
+    except (VocabularyError, UnicodeDecodeError, SafetensorError) as error:
+        raise BundleError(f"{where} is damaged: {error}; copy or download the bundle again") from error
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise BundleError(f"weight {name!r} in {where} holds NaN or infinite numbers; train or export it again")
+    graphs = {graph: content[f"{graph}.onnx"] for graph in GRAPHS}
+    return Bundle(manifest, vocabulary, graphs, weights, content["README.md"].decode("utf-8", "replace"))
+
+
+def write_bundle(bundle: Bundle, directory: str | Path) -> None:
+    """Writes a bundle as a directory; checksums and the package version are filled in."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {
+        "vocabulary.json": bundle.vocabulary.to_json().encode(),
+        "weights.safetensors": save({name: np.ascontiguousarray(a) for name, a in bundle.weights.items()}),
+        **{f"{graph}.onnx": bundle.graphs[graph] for graph in GRAPHS},
+        "README.md": bundle.card.encode(),
+    }
+    manifest = asdict(bundle.manifest)
+    manifest["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    manifest["checksum"] = _checksum(manifest)
+    content["bundle.json"] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+    for name, data in content.items():
+        (directory / name).write_bytes(data)
+
+
+def pack_bundle(directory: str | Path, path: str | Path) -> None:
+    """The bundle of a directory as one zip file, equal bytes for equal bundles."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("bundle.json", *_FILES):
+            entry = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the day
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, (Path(directory) / name).read_bytes())
+
+
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _read_manifest(data: bytes, where: str) -> Manifest:
+    try:
+        content = json.loads(data)
+        version = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"bundle.json in {where} is damaged: {error!r}; copy or download the bundle again") from error
+    if not isinstance(version, int) or version > FORMAT:
+        raise BundleError(
+            f"{where} is a bundle of format {version}, this showtell reads up to format {FORMAT}; "
+            "run: pip install --upgrade showtell"
+        )
+    if content.pop("checksum", None) != _checksum(content):
+        raise BundleError(
+            f"bundle.json in {where} is not what was written there (its checksum differs); "
+            "copy or download the bundle again"
+        )
+    try:
+        return TypeAdapter(Manifest).validate_python(content)
+    except (ValidationError, ConfigError) as error:
+        raise BundleError(f"bundle.json in {where} is not a manifest of format {FORMAT}: {error}") from error
+
+
+def _open(source: str | Path) -> tuple[Callable[[str], bytes], str]:
+    """(a function that reads a file of the bundle, how messages call the bundle)."""
+    path = Path(source)
+    embedded = files("showtell.bundles") / str(source)
+    if path.is_dir():
+        return lambda name: _read_file(path / name, str(path)), str(path)
+    if path.is_file():
+        return lambda name: _read_entry(path, name), str(path)
+    if str(source) in list_embedded():
+        return lambda name: (embedded / name).read_bytes(), f"the embedded bundle {source!r}"
+    raise BundleError(
+        f"there is no model {str(source)!r}; accepted are a bundle's directory, its zip file, or one of: "
+        + ", ".join(list_embedded())
+    )
+
+
+def _read_file(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{where} has no {path.name}, so it is no bundle or an incomplete one; it needs bundle.json, "
+            + ", ".join(_FILES)
+        ) from error
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read_entry(path: Path, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(name).file_size > _MAX_BYTES:
+                raise BundleError(f"{name} in {path} would unpack to more than {_MAX_BYTES} bytes; it is refused")
+            with archive.open(name) as entry:
+                return entry.read(_MAX_BYTES)
+    except KeyError as error:
+        raise BundleError(f"{path} has no {name}, so it is no bundle or an incomplete one") from error
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise BundleError(f"{path} is not a bundle: {error}; accepted are a bundle's directory or zip file") from error
+    except Exception as error:  # zlib and friends each raise their own for damaged streams
+        raise BundleError(f"{name} in {path} is damaged: {error}; copy or download the bundle again") from error

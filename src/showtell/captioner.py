@@ -1,0 +1,198 @@
+"""A bundle and pictures -> captions, with ONNX Runtime; no PyTorch.
+
+Pictures are read in threads while the networks run, a bounded number ahead, so that a list of a million paths takes no
+more memory than one of a hundred. Every picture gives a `Caption` or a `Failure`, in the order they came.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from showtell.bundle import Bundle, Manifest, read_bundle
+from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
+from showtell.errors import BundleError, ImageError
+from showtell.images import ImageLimits, Source, read_pixels
+from showtell.records import Caption, Failure
+from showtell.text import Vocabulary, join_words
+
+
+class Runtime:
+    """The three graphs of a bundle as functions; the `StepFunction` of the search. It keeps nothing between calls.
+
+    Args:
+        threads: Of each graph (None: ONNX Runtime's choice, one a physical core).
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.manifest = bundle.manifest
+        self._sessions = {graph: _open_session(graph, bundle, threads) for graph in bundle.graphs}
+        state = self.manifest.state
+        self._outputs = [
+            "logprobs",
+            *(f"{name}_next" for name in state),
+            *(["alpha"] if self.manifest.attends else []),
+        ]
+
+    def encode(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features (B, L, D) of pictures (B, size, size, 3)."""
+        features: NDArray[np.float32] = self._sessions["encoder"].run(["features"], {"pixels": pixels_BHWC})[0]
+        return features
+
+    def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
+        names = (*self.manifest.memory, *self.manifest.state)
+        arrays = dict(zip(names, self._sessions["start"].run(names, {"features": features_BLD}), strict=True))
+        return (
+            {name: arrays[name] for name in self.manifest.memory},
+            {name: arrays[name] for name in self.manifest.state},
+        )
+
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+        outputs = self._sessions["step"].run(self._outputs, {"tokens": tokens_N, **memory, **state})
+        new_state = dict(zip(self.manifest.state, outputs[1:], strict=False))
+        return StepOutput(outputs[0], new_state, outputs[-1] if self.manifest.attends else None)
+
+
+def _open_session(graph: str, bundle: Bundle, threads: int | None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors; what concerns the user comes as an exception
+    prefix = f"{graph}/"
+    mine = {name.removeprefix(prefix): array for name, array in bundle.weights.items() if name.startswith(prefix)}
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array.astype(np.float32)) for array in mine.values()]
+    try:
+        options.add_external_initializers(list(mine), values)
+        return onnxruntime.InferenceSession(bundle.graphs[graph], options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no public root
+        raise BundleError(f"ONNX Runtime refuses {graph}.onnx of {bundle.manifest.name!r}: {error}") from error
+
+
+class Captioner:
+    """Says what it sees in pictures.
+
+    Example:
+        >>> from showtell import Captioner
+        >>> captioner = Captioner.load("default")
+        >>> captioner.caption(["photo.jpg"])[0].text  # doctest: +SKIP
+        'a dog runs through the grass'
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.runtime = Runtime(bundle, threads=threads)
+        self.vocabulary = bundle.vocabulary
+        self._readers = threads or os.cpu_count() or 1
+
+    @classmethod
+    def load(cls, source: str | Path = "default", *, threads: int | None = None) -> Captioner:
+        """A captioner from a bundle's directory or zip, or from one that comes with the package.
+
+        Raises:
+            BundleError: There is no such bundle, or it is damaged or newer than this package.
+        """
+        return cls(read_bundle(source), threads=threads)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.runtime.manifest
+
+    def options(self, **changes: int | float) -> SearchOptions:
+        """The search that suits the model, with changes.
+
+        Raises:
+            ConfigError: A value is out of its range.
+        """
+        return SearchOptions(**{**self.manifest.search, **changes})  # type: ignore[arg-type]
+
+    def caption(
+        self, images: Sequence[Source], options: SearchOptions | None = None, *, batch: int = 16
+    ) -> list[Caption | Failure]:
+        """A caption, or the reason why there is none, for each picture, in order.
+
+        Args:
+            images: Paths, or the bytes of picture files.
+            options: How to search; `self.options()` when absent.
+            batch: Pictures that go through the networks together.
+        """
+        return list(self.caption_stream(images, options, batch=batch))
+
+    def caption_stream(
+        self,
+        images: Iterable[Source],
+        options: SearchOptions | None = None,
+        *,
+        batch: int = 16,
+        limits: ImageLimits | None = None,
+    ) -> Iterator[Caption | Failure]:
+        """The same one by one, for any number of pictures in bounded memory."""
+        options = options or self.options()
+        pictures = self._read_ahead(images, 2 * batch, limits or ImageLimits())
+        while group := list(islice(pictures, batch)):
+            yield from self._caption_group(group, options)
+
+    def _caption_group(
+        self, group: list[tuple[str, NDArray[np.uint8] | ImageError]], options: SearchOptions
+    ) -> Iterator[Caption | Failure]:
+        readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
+        found: Iterator[list[Hypothesis]] = iter(())
+        if readable:
+            found = iter(search(self.runtime, self.runtime.encode(np.stack(readable)), options))
+        for name, pixels in group:
+            if isinstance(pixels, ImageError):
+                yield Failure(name, str(pixels))
+            else:
+                best, *others = [self._caption(name, hypothesis) for hypothesis in next(found)]
+                yield _with_alternatives(best, others) if others else best
+
+    def _caption(self, name: str, hypothesis: Hypothesis) -> Caption:
+        words = tuple(self.vocabulary.decode(hypothesis.tokens))
+        maps = hypothesis.alpha_TL
+        if maps is not None:
+            maps = maps[: len(words)].reshape(-1, self.manifest.rows, self.manifest.columns)
+        return Caption(name, join_words(words), hypothesis.logprob, words, hypothesis.token_logprobs, maps)
+
+    def _read_ahead(
+        self, images: Iterable[Source], ahead: int, limits: ImageLimits
+    ) -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
+        def read(number: int, source: Source) -> tuple[str, NDArray[np.uint8] | ImageError]:
+            name = f"picture {number}" if isinstance(source, bytes) else os.fspath(source)
+            try:
+                return name, read_pixels(source, self.manifest.preprocessing, limits=limits, name=name)
+            except ImageError as error:
+                return name, error
+
+        with ThreadPoolExecutor(self._readers) as pool:
+            waiting: deque[Future[tuple[str, NDArray[np.uint8] | ImageError]]] = deque()
+            try:
+                for number, source in enumerate(images, 1):
+                    waiting.append(pool.submit(read, number, source))
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+
+def _with_alternatives(best: Caption, others: list[Caption]) -> Caption:
+    return Caption(
+        best.image,
+        best.text,
+        best.logprob,
+        best.words,
+        best.word_logprobs,
+        best.maps,
+        alternatives=tuple(others),
+    )
+
+
+__all__ = ["Captioner", "Runtime", "Vocabulary"]

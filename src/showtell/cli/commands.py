@@ -1,0 +1,251 @@
+"""The commands. Heavy imports stand inside them, so that `--help` and `caption` stay quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from showtell import __version__
+
+if TYPE_CHECKING:
+    from showtell.records import Scores
+
+app = typer.Typer(
+    name="showtell",
+    help="Look at a picture and say what it shows; train, score and export captioners.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: an embedded one's name, a directory or a zip.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Beam = Annotated[int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")]
+Data = Annotated[
+    list[Path], typer.Option("--data", help="A folder with captions.jsonl and its pictures; may be repeated.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"showtell {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def caption(
+    pictures: Annotated[list[str], typer.Argument(help="Picture files.", metavar="PICTURE...")],
+    model: Model = "default",
+    beam: Beam = None,
+    top: Annotated[int, typer.Option("--top", help="Captions to give of each picture, best first.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what pictures show, a line a picture: `PATH: caption`.
+
+    Example: showtell caption photo.jpg holiday/*.jpg --top 3
+    """
+    from showtell.captioner import Captioner
+    from showtell.records import Failure
+
+    captioner = Captioner.load(model, threads=threads)
+    changes = {"top": top} | ({"beam": beam} if beam is not None else {})
+    if beam is None and top > captioner.options().beam:
+        changes["beam"] = top
+    failed = False
+    for result in captioner.caption_stream(pictures, captioner.options(**changes), batch=batch):
+        if as_json:
+            print(json.dumps(result.to_json(), ensure_ascii=False), flush=True)
+        elif not isinstance(result, Failure):
+            for said in (result, *result.alternatives):
+                print(f"{result.image}: {said.text}", flush=True)
+        if isinstance(result, Failure):
+            failed = True
+            print(f"showtell: {result.error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A .toml file, or the name of a recipe.", metavar="CONFIG|RECIPE")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The run's directory; the bundle will be in OUT/bundle.")],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
+    ] = None,
+    encoder_weights: Annotated[
+        str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the configuration's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a captioner on pictures with captions.
+
+    Example: showtell train rsicd --data rsicd --out runs/aerial --encoder-weights mobilenetv2_100.safetensors
+    """
+    from dataclasses import replace
+
+    from showtell.cli.progress import reporting
+    from showtell.datasets import read_captions, read_native
+    from showtell.learn import require_training_stack
+
+    require_training_stack()
+    from showtell.learn.config import read_config
+    from showtell.learn.run import train as run_training
+
+    settings = read_config(config)
+    changes: dict[str, Any] = {"epochs": epochs, "seed": seed}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = replace(settings, train=replace(settings.train, **changes))
+    if encoder_weights is not None:
+        settings = replace(settings, model=replace(settings.model, encoder_weights=encoder_weights))
+    examples = [example for folder in data for example in read_native(folder)]
+    captions = [example for path in text or () for example in read_captions(path)]
+    sources = [f"{path.name} (pictures with captions)" for path in data]
+    sources += [f"{path.name} (captions without pictures)" for path in text or ()]
+    with reporting() as report:
+        try:
+            bundle = run_training(
+                settings,
+                examples,
+                out,
+                text=captions,
+                resume=resume,
+                describe={"data": sources},
+                progress=report,
+            )
+        except KeyboardInterrupt:
+            print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
+            raise typer.Exit(130) from None
+    scores = json.loads((bundle / "bundle.json").read_text("utf-8"))["scores"]
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "scores": scores}))
+    else:
+        print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A bundle: an embedded one's name, a directory or a zip.")],
+    data: Data,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    beam: Beam = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Caption the pictures of a split and score the captions.
+
+    Example: showtell evaluate default --data coco --split val
+    """
+    from showtell.captioner import Captioner
+    from showtell.cli.progress import reporting
+    from showtell.datasets import read_native
+    from showtell.evaluation import evaluate as run_evaluation
+
+    examples = [example for folder in data for example in read_native(folder)]
+    captioner = Captioner.load(model)
+    options = captioner.options(**({"beam": beam} if beam is not None else {}))
+    with reporting() as report:
+        found = run_evaluation(captioner, examples, split, options=options, progress=report)
+    if out is not None:
+        rows = ({**said.to_json(), "image": name} for name, said in found.captions.items())
+        out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    _print_scores(found.scores, as_json)
+    for failure in found.failures:
+        print(f"showtell: not scored: {failure.error}", file=sys.stderr)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    candidates: Annotated[Path, typer.Argument(help="Captions to score: COCO results JSON, {id: caption} or JSONL.")],
+    references: Annotated[Path, typer.Argument(help="What people wrote: COCO annotations, {id: [captions]} or JSONL.")],
+    as_json: Json = False,
+) -> None:
+    """Score captions against references as the COCO evaluation does, without Java.
+
+    Example: showtell score results.json annotations/captions_val2017.json
+    """
+    from showtell.metrics import read_candidates, read_references
+    from showtell.metrics import score as run_score
+
+    _print_scores(run_score(read_candidates(candidates), read_references(references)), as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The directory of a training run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A directory or a .zip. [default: RUN/bundle]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a run's best epoch, finished or not, checked against PyTorch and scored.
+
+    Example: showtell export runs/aerial --out aerial.zip
+    """
+    from showtell.cli.progress import reporting
+    from showtell.learn import require_training_stack
+
+    require_training_stack()
+    from showtell.bundle import pack_bundle
+    from showtell.learn.run import export_run
+
+    with reporting() as report:
+        zipped = out is not None and out.suffix == ".zip"
+        bundle = export_run(run, None if zipped else out, progress=report)
+        if zipped and out is not None:
+            pack_bundle(bundle, out)
+            bundle = out
+    print(json.dumps({"bundle": str(bundle)}) if as_json else str(bundle))
+
+
+@app.command()
+def encoders(
+    pattern: Annotated[str, typer.Argument(help="Part of a name.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the encoders that a configuration can name.
+
+    Example: showtell encoders mobilenet
+    """
+    from showtell.learn import require_training_stack
+
+    require_training_stack()
+    from showtell.learn.encoders import list_encoders
+
+    names = list_encoders(pattern)
+    print(json.dumps(names) if as_json else "\n".join(names))
+    if not names:
+        print(f"showtell: no encoder's name contains {pattern!r}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print_scores(scores: Scores, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(scores.to_json()))
+        return
+    about = [f"{scores.n:,} pictures", f"{scores.tokeniser} tokens"]
+    about += [f"split {scores.split}"] if scores.split else []
+    about += [f"beam {scores.beam}"] if scores.beam else []
+    print(", ".join(about))
+    for name, value in scores.metrics.items():
+        print(f"{name:<15} {value:8.4f}")

@@ -1,0 +1,344 @@
+"""A step function and picture features -> captions as token ids: the one search of the project.
+
+Beam search over a batch of pictures in numpy, the same for PyTorch and ONNX Runtime; `beam=1` is greedy.
+At each step a picture's hypotheses are extended by every token. Extensions by END among the K best leave as
+finished hypotheses; the K best extensions by words run on. A picture is done when K hypotheses have finished,
+when no word may follow, or at `max_length` words. Its rows then leave the batch.
+
+Source: n-gram blocking after Paulus et al. 2018; length penalty as Wu et al. 2016, but the plain form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from showtell.errors import BackendError, ConfigError
+from showtell.text import END, PAD, START, UNK
+
+Arrays = dict[str, NDArray[Any]]
+
+_ABOVE_ZERO = 1e-3  # nats by which rounding may lift a log-probability of certainty
+_COLUMN_GROUPS = 128  # see `_floor`
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a decoder says after one token of each hypothesis.
+
+    Shape: `logprobs_NV` (N, V) float, natural logarithms, at most 0 (-inf: never); `state` as it went in;
+        `alpha_NL` (N, L), attention over the grid cells while this token was predicted, or None for models
+        without attention. The search keeps `alpha_NL` until it ends: do not write into it again.
+    """
+
+    logprobs_NV: NDArray[Any]
+    state: Arrays
+    alpha_NL: NDArray[Any] | None = None
+
+
+class StepFunction(Protocol):
+    """A decoder, one token at a time. It keeps nothing between calls."""
+
+    def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
+        """The memory and the state before the first token.
+
+        Shape: axis 0 of every array in memory is the picture (it is never copied for the beam and may have no
+            arrays); axis 0 of every array in state is the hypothesis, B rows here.
+        """
+        ...
+
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+        """Log-probabilities of the token after `tokens_N`, and the new state.
+
+        Shape: N = B * K rows, picture-major: row n belongs to picture n // K, where B = rows of memory. B and
+            K differ between calls. Rows may be fillers: what is said of them is not used, but is no NaN.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """How captions are searched.
+
+    Units: lengths are in words. END takes one of the `max_length` steps, so a caption that ends by itself has
+        at most `max_length - 1` words. `score` = logprob / length ** `length_penalty`, length counting END: 0
+        ranks by plain log-probability (short captions win), 1 by the mean of a token.
+    Raises: ConfigError for a value out of its range.
+    """
+
+    beam: int = 3
+    top: int = 1  # best captions to return of each picture
+    max_length: int = 20
+    min_length: int = 1
+    length_penalty: float = 0.7  # Wu et al. 2016 found 0.6-0.7 best; theirs is ((5 + length) / 6) ** penalty
+    block_ngrams: int = 3  # no n-gram of this many words twice in a caption; 0 allows all
+
+    def __post_init__(self) -> None:
+        _check_integer("beam", self.beam, 1, None)
+        _check_integer("top", self.top, 1, self.beam, " (the beam)")
+        _check_integer("max_length", self.max_length, 1, None)
+        _check_integer("min_length", self.min_length, 0, self.max_length, " (max_length)")
+        _check_integer("block_ngrams", self.block_ngrams, 0, None)
+        penalty = self.length_penalty
+        if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not 0 <= penalty <= 10:
+            raise ConfigError(f"search option length_penalty is {penalty!r}; it takes a number from 0 to 10 (0: none)")
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None, note: str = "") -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
+        accepted = f"from {low} up" if high is None else f"from {low} to {high}{note}"
+        raise ConfigError(f"search option {name} is {value!r}; it takes a whole number {accepted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One caption as token ids, without START and END.
+
+    Shape: `token_logprobs` has one entry a token; `alpha_TL` (T, L) one row a token, None for models without
+        attention and for a caption without words.
+    Units: nats. `logprob` is the sum over tokens, END's `end_logprob` included when `ended`.
+    """
+
+    tokens: tuple[int, ...]
+    logprob: float
+    token_logprobs: tuple[float, ...]
+    end_logprob: float | None
+    ended: bool
+    score: float
+    alpha_TL: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    """The running hypotheses, K rows a picture; a row of logprob -inf fills up a picture that has fewer."""
+
+    pictures_B: NDArray[np.int64]  # which rows of the features
+    prefix_NT: NDArray[np.int64]  # START and the words so far
+    logprobs_N: NDArray[np.float64]
+
+    @property
+    def width(self) -> int:
+        """K, the rows of each picture."""
+        return len(self.logprobs_N) // len(self.pictures_B)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The last word of every row of a beam: which row of the beam before it extends, and its cost there."""
+
+    parents_N: NDArray[np.int64]
+    logprobs_N: NDArray[np.float64]
+    alpha_ML: NDArray[Any] | None  # M rows of the beam before
+
+
+@dataclass(frozen=True, slots=True)
+class _Extensions:
+    """Tokens that may follow, sorted by picture, then best first, then row, then token."""
+
+    picture_C: NDArray[np.int64]
+    row_C: NDArray[np.int64]
+    token_C: NDArray[np.int64]
+    logprob_C: NDArray[np.float64]  # of the token
+    total_C: NDArray[np.float64]  # of the hypothesis with the token
+
+    def where(self, mask_C: NDArray[np.bool_]) -> _Extensions:
+        """Those under the mask, in the same order."""
+        picture_C, row_C, token_C = self.picture_C[mask_C], self.row_C[mask_C], self.token_C[mask_C]
+        return _Extensions(picture_C, row_C, token_C, self.logprob_C[mask_C], self.total_C[mask_C])
+
+    def rank(self) -> NDArray[np.int64]:
+        """The place of each among its picture's, from 0."""
+        return np.arange(len(self.picture_C)) - np.searchsorted(self.picture_C, self.picture_C)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A hypothesis that has stopped at a row of the beam of its length; its history is still in the links."""
+
+    tokens: tuple[int, ...]
+    row: int
+    logprob: float
+    end_logprob: float | None
+
+
+def search(step: StepFunction, features_BLD: NDArray[Any], options: SearchOptions) -> list[list[Hypothesis]]:
+    """The `top` best captions of each picture, best first; those that ended come before those cut off.
+
+    A picture gets fewer than `top` when fewer hypotheses exist, and never none: one that cannot go on (no END
+    in `max_length`, or every next word blocked) is returned with `ended=False`. Equal log-probabilities go to
+    the better-placed hypothesis, then to the lower token id. PAD, START and UNK are never generated.
+
+    Shape: `features_BLD` has one picture in each row of axis 0; it goes to `step.start` and no further.
+    Raises: BackendError when the step function returns NaN, values above 0, or arrays of a wrong shape.
+    """
+    leaves: list[list[_Leaf]] = [[] for _ in range(len(features_BLD))]
+    if not leaves:
+        return []
+    memory, state = _start(step, features_BLD)
+    beam = _Beam(np.arange(len(leaves)), np.full((len(leaves), 1), START, np.int64), np.zeros(len(leaves)))
+    links: list[_Link] = []
+    while len(beam.pictures_B) and len(links) < options.max_length:
+        output = _step(step, np.ascontiguousarray(beam.prefix_NT[:, -1]), memory, state)
+        extensions = _extend(output.logprobs_NV, beam, options)
+        going_B, words = _split(extensions, beam, leaves, options)
+        beam, link = _advance(words, beam, going_B, output.alpha_NL)
+        links.append(link)
+        state = {name: array[link.parents_N] for name, array in output.state.items()}
+        if not going_B.all():
+            memory = {name: array[going_B] for name, array in memory.items()}
+    _leave(leaves, beam, np.ones(len(beam.logprobs_N), np.bool_))
+    return [list(_best(found, links, options)) for found in leaves]
+
+
+def _start(step: StepFunction, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
+    memory, state = step.start(features_BLD)
+    for part, arrays in (("memory", memory), ("state", state)):
+        for name, array in arrays.items():
+            if array.ndim == 0 or len(array) != len(features_BLD):
+                raise BackendError(
+                    f"the decoder's {part} '{name}' has shape {array.shape} for {len(features_BLD)} "
+                    "pictures; axis 0 must be the picture: export the model again"
+                )
+    return memory, state
+
+
+def _step(step: StepFunction, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    """The decoder's answer, once it is seen to be log-probabilities."""
+    output = step.step(tokens_N, memory, state)
+    shape = output.logprobs_NV.shape
+    if len(shape) != 2 or shape[0] != len(tokens_N) or shape[1] <= UNK:
+        raise BackendError(
+            f"the decoder gave log-probabilities of shape {shape} for {len(tokens_N)} hypotheses; "
+            f"accepted is ({len(tokens_N)}, vocabulary of at least {UNK + 1}): export the model again"
+        )
+    highest = output.logprobs_NV.max()  # NaN where any is NaN
+    if np.isnan(highest):
+        raise BackendError(
+            "the decoder gave NaN as a log-probability; its weights or the features are damaged: "
+            "verify the bundle and the picture"
+        )
+    if highest > _ABOVE_ZERO:
+        raise BackendError(
+            f"the decoder gave a log-probability of {highest:.4g}; accepted are natural logarithms of "
+            "probabilities, at most 0: end the decoder with log_softmax"
+        )
+    return output
+
+
+def _extend(logprobs_NV: NDArray[Any], beam: _Beam, options: SearchOptions) -> _Extensions:
+    """Every extension that could be among the 2K best of its picture (of those, at most K can be END)."""
+    allowed_NV = logprobs_NV.copy()
+    never = (PAD, START, UNK) if beam.prefix_NT.shape[1] > options.min_length else (PAD, START, UNK, END)
+    allowed_NV[:, never] = -np.inf
+    _block_ngrams(allowed_NV, beam.prefix_NT[:, 1:], options.block_ngrams)
+    # `flatnonzero` and `divmod`: numpy's `nonzero` of a matrix is six times slower.
+    floor_N = _floor(allowed_NV, 2 * options.beam)
+    row_C, token_C = np.divmod(np.flatnonzero(allowed_NV >= floor_N[:, None]), allowed_NV.shape[1])
+    logprob_C = allowed_NV[row_C, token_C].astype(np.float64)
+    total_C = beam.logprobs_N[row_C] + logprob_C
+    picture_C = row_C // beam.width
+    # A stable sort: equal totals stay in the order of row, then token.
+    order_C = np.lexsort((-total_C, picture_C))
+    order_C = order_C[total_C[order_C] > -np.inf]  # neither fillers nor forbidden tokens
+    return _Extensions(picture_C[order_C], row_C[order_C], token_C[order_C], logprob_C[order_C], total_C[order_C])
+
+
+def _floor(allowed_NV: NDArray[Any], count: int) -> NDArray[Any]:
+    """A bound for each row that its `count` best entries reach, and few others do.
+
+    It is the count-th best of the maxima of disjoint groups of columns: four times faster than a partition.
+    """
+    N, V = allowed_NV.shape
+    groups = _COLUMN_GROUPS if 4 * count <= _COLUMN_GROUPS <= V // 4 else V
+    maxima_NG = allowed_NV[:, : V - V % groups].reshape(N, -1, groups).max(axis=1)
+    place = max(groups - count, 0)
+    floor_N: NDArray[Any] = np.partition(maxima_NG, place, axis=1)[:, place]
+    return floor_N
+
+
+def _block_ngrams(allowed_NV: NDArray[Any], words_NT: NDArray[np.int64], size: int) -> None:
+    """Forbid, in place, each word that would complete an n-gram its row already has."""
+    T = words_NT.shape[1]
+    if size == 0 or size > T:
+        return
+    windows = np.lib.stride_tricks.sliding_window_view(words_NT, size, axis=1)  # (N, T - size + 1, size)
+    tail = words_NT[:, None, T - size + 1 :]  # (N, 1, size - 1)
+    row_C, place_C = np.nonzero((windows[:, :, :-1] == tail).all(axis=2))
+    allowed_NV[row_C, windows[row_C, place_C, -1]] = -np.inf
+
+
+def _split(
+    extensions: _Extensions, beam: _Beam, leaves: list[list[_Leaf]], options: SearchOptions
+) -> tuple[NDArray[np.bool_], _Extensions]:
+    """Which pictures go on, and their K best words; hypotheses that stop here are added to `leaves`."""
+    is_end_C = extensions.token_C == END
+    ends = extensions.where(is_end_C & (extensions.rank() < options.beam))
+    ended_N = np.zeros(len(beam.logprobs_N), np.bool_)
+    ended_N[ends.row_C] = True
+    for at, row in enumerate(ends.row_C.tolist()):
+        tokens = tuple(beam.prefix_NT[row, 1:].tolist())
+        leaf = _Leaf(tokens, row, float(ends.total_C[at]), float(ends.logprob_C[at]))
+        leaves[beam.pictures_B[ends.picture_C[at]]].append(leaf)
+    words = extensions.where(~is_end_C)
+    finished_B = np.array([len(leaves[picture]) for picture in beam.pictures_B.tolist()])
+    going_B = (finished_B < options.beam) & (np.bincount(words.picture_C, minlength=len(finished_B)) > 0)
+    _leave(leaves, beam, np.repeat(~going_B, beam.width) & ~ended_N)
+    return going_B, words.where((words.rank() < options.beam) & going_B[words.picture_C])
+
+
+def _leave(leaves: list[list[_Leaf]], beam: _Beam, mask_N: NDArray[np.bool_]) -> None:
+    """Add the running hypotheses under the mask to `leaves`, as they are: without END."""
+    for row in np.flatnonzero(mask_N & (beam.logprobs_N > -np.inf)).tolist():
+        picture = int(beam.pictures_B[row // beam.width])
+        tokens = tuple(beam.prefix_NT[row, 1:].tolist())
+        leaves[picture].append(_Leaf(tokens, row, float(beam.logprobs_N[row]), None))
+
+
+def _advance(
+    words: _Extensions, beam: _Beam, going_B: NDArray[np.bool_], alpha_ML: NDArray[Any] | None
+) -> tuple[_Beam, _Link]:
+    """The beam of the pictures that go on, as wide as the fullest of them, and its links to the old beam."""
+    rank_C = words.rank()
+    width = int(rank_C.max(initial=-1)) + 1
+    at_C = (np.cumsum(going_B) - 1)[words.picture_C] * width + rank_C
+    parents_N = np.repeat(np.flatnonzero(going_B) * beam.width, width)  # fillers: the picture's first row
+    parents_N[at_C] = words.row_C
+    tokens_N = np.full(len(parents_N), START, np.int64)  # fillers need a token that every decoder takes
+    tokens_N[at_C] = words.token_C
+    totals_N = np.full(len(parents_N), -np.inf)
+    totals_N[at_C] = words.total_C
+    logprobs_N = np.zeros(len(parents_N))
+    logprobs_N[at_C] = words.logprob_C
+    prefix_NT = np.column_stack((beam.prefix_NT[parents_N], tokens_N))
+    return _Beam(beam.pictures_B[going_B], prefix_NT, totals_N), _Link(parents_N, logprobs_N, alpha_ML)
+
+
+def _best(leaves: list[_Leaf], links: list[_Link], options: SearchOptions) -> Iterator[Hypothesis]:
+    """The `top` best of a picture's hypotheses; equal scores in the order in which they stopped."""
+
+    def score(leaf: _Leaf) -> float:
+        length = len(leaf.tokens) + (leaf.end_logprob is not None)
+        return leaf.logprob / float(max(length, 1) ** options.length_penalty)
+
+    for leaf in sorted(leaves, key=lambda leaf: (leaf.end_logprob is None, -score(leaf)))[: options.top]:
+        token_logprobs, alpha_TL = _trace(leaf, links)
+        ended = leaf.end_logprob is not None
+        yield Hypothesis(leaf.tokens, leaf.logprob, token_logprobs, leaf.end_logprob, ended, score(leaf), alpha_TL)
+
+
+def _trace(leaf: _Leaf, links: list[_Link]) -> tuple[tuple[float, ...], NDArray[Any] | None]:
+    """Log-probability and attention of each token, read back along the links."""
+    logprobs: list[float] = []
+    alphas: list[NDArray[Any]] = []
+    row = leaf.row
+    for link in reversed(links[: len(leaf.tokens)]):
+        logprobs.append(float(link.logprobs_N[row]))
+        row = int(link.parents_N[row])
+        if link.alpha_ML is not None:
+            alphas.append(link.alpha_ML[row])
+    return tuple(reversed(logprobs)), np.stack(alphas[::-1]) if alphas else None

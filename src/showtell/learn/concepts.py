@@ -1,0 +1,237 @@
+"""Content words from pictures, and an imitation of their prediction for captions that have no picture.
+
+Few pictures come with captions, but many captions come without pictures. A multi-label head on the encoder's mean
+feature predicts which content words a picture deserves (after Fang et al. 2015, sec. 3, and Wu et al. 2016); the
+decoder learns to write from those predictions. For a caption without a picture the prediction is imitated:
+
+    logits = base + y M + residual
+
+y says which content words the captions use, M is a ridge regression of honest predictions on y over the paired
+pictures, and the residual is that of a random paired picture, so that errors keep their size and their company (who
+sees a horse also sees a field). Honest predictions come from cross-fitting: each picture is predicted by a head that
+never saw it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from showtell.errors import ConfigError, ImageError
+from showtell.images import read_pixels
+from showtell.learn.config import ConceptsConfig
+from showtell.learn.encoders import Encoder
+from showtell.learn.progress import Progress, silent
+from showtell.records import Example
+from showtell.text import Vocabulary, tokenise
+
+_RIDGE = 30.0  # of M: worth so many pictures of evidence that a word says nothing of another
+_HEAD_RATE = 1e-3
+_HEAD_DECAY = 1e-2
+_TUNE_BATCH = 16
+
+
+def choose_concepts(examples: Sequence[Example], vocabulary: Vocabulary, config: ConceptsConfig) -> list[str]:
+    """The most frequent content words, in the vocabulary's order; no list of stop words, so any language.
+
+    A content word is one on which the captions of a picture agree: given that one caption has it, another has it
+    `min_lift` times as often as captions at large. Function words stay near 1.
+
+    Raises:
+        ConfigError: Too few pictures have several captions to tell.
+    """
+    used: Counter[str] = Counter()  # captions that have the word
+    agreed: dict[str, float] = defaultdict(
+        float
+    )  # sum over those captions of the share of the other captions that have it too
+    captions = 0
+    for example in examples:
+        bags = [set(tokenise(text)) for text in example.references]
+        if len(bags) < 2:
+            continue
+        captions += len(bags)
+        counts = Counter(word for bag in bags for word in bag)
+        for word, count in counts.items():
+            used[word] += count
+            agreed[word] += count * (count - 1) / (len(bags) - 1)
+    lift = {word: agreed[word] * captions / count**2 for word, count in used.items()}
+    content = [word for word in vocabulary.words[4:] if lift.get(word, 0.0) >= config.min_lift]
+    chosen = content[: config.size]
+    if len(chosen) < 10:
+        raise ConfigError(
+            "conditioning 'concepts' finds content words by what several captions of a picture agree on, and "
+            f"only {len(chosen)} such words were found; give more pictures or texts with several captions each, or "
+            "lower min_lift in [concepts]"
+        )
+    return chosen
+
+
+def count_concepts(examples: Sequence[Example], concepts: Sequence[str]) -> NDArray[np.float32]:
+    """y (N, C): the share of a picture's captions that use each content word."""
+    index = {word: number for number, word in enumerate(concepts)}
+    counts_NC = np.zeros((len(examples), len(concepts)), np.float32)
+    for row, example in enumerate(examples):
+        for text in example.references:
+            for word in set(tokenise(text)) & index.keys():
+                counts_NC[row, index[word]] += 1 / len(example.references)
+    return counts_NC
+
+
+def tune_encoder(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    truth_NC: NDArray[np.float32],
+    config: ConceptsConfig,
+    seed: int,
+    progress: Progress = silent,
+) -> None:
+    """Fine-tunes the encoder's last stages so that a linear head on its mean feature predicts the content words.
+
+    Pictures are flipped at random; unreadable ones are left out. The head is thrown away (see `fit_heads`).
+    """
+    tuned = list(encoder.top_parameters(config.stages))
+    if not tuned or not config.epochs:
+        return
+    torch.manual_seed(seed)
+    encoder.requires_grad_(False)
+    for parameter in tuned:
+        parameter.requires_grad_(True)
+    head = _new_head(encoder.width, truth_NC)
+    optimiser = torch.optim.AdamW(
+        [{"params": tuned, "lr": config.encoder_rate}, {"params": head.parameters(), "lr": _HEAD_RATE}],
+        weight_decay=_HEAD_DECAY,
+    )
+    steps = config.epochs * -(-len(examples) // _TUNE_BATCH)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    rng = np.random.default_rng(seed)
+    total, seen = 0.0, 0
+    for _ in range(config.epochs):
+        order = rng.permutation(len(examples))
+        for start in range(0, len(order), _TUNE_BATCH):
+            pixels, rows = _read_flipped([examples[i] for i in order[start : start + _TUNE_BATCH]], encoder, rng)
+            if len(rows):
+                chosen = order[start : start + _TUNE_BATCH][rows]
+                logits_BC = head(encoder(pixels).mean(1))
+                loss = functional.binary_cross_entropy_with_logits(logits_BC, torch.from_numpy(truth_NC[chosen]))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total, seen = total + float(loss) * len(rows), seen + len(rows)
+            decay.step()
+            done = decay.last_epoch
+            progress(
+                f"tuning the encoder on {truth_NC.shape[1]} words, loss {total / max(seen, 1):.4f}",
+                done,
+                steps,
+            )
+    encoder.requires_grad_(False)
+
+
+def _read_flipped(
+    examples: Sequence[Example], encoder: Encoder, rng: np.random.Generator
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """(pixels of the readable pictures, their places in `examples`)."""
+    pictures, rows = [], []
+    for row, example in enumerate(examples):
+        assert example.image is not None
+        flip = rng.random() < 0.5
+        try:
+            pixels = read_pixels(example.image, encoder.preprocessing)
+        except ImageError:
+            continue
+        pictures.append(pixels[:, ::-1] if flip else pixels)
+        rows.append(row)
+    size = encoder.preprocessing.size
+    stacked = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+    return torch.from_numpy(stacked), np.asarray(rows, np.int64)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The head that ships, and what heads say of pictures they never saw.
+
+    Shape: weight (C, D), bias (C,): the mean of the cross-fitted heads; honest (N, C), the logits of each training
+        picture from the head of its own fold; loss, the honest cross-entropy, in nats a word.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    honest_NC: NDArray[np.float32]
+    loss: float
+
+
+def fit_heads(
+    features_ND: NDArray[np.float32], truth_NC: NDArray[np.float32], config: ConceptsConfig, seed: int
+) -> Heads:
+    """Linear heads by cross-fitting: one a fold, trained on the other folds."""
+    torch.manual_seed(seed)
+    folds = np.random.default_rng(seed).permutation(len(features_ND)) % config.folds
+    honest_NC = np.zeros_like(truth_NC)
+    heads = []
+    for fold in range(config.folds):
+        head = _fit_head(features_ND[folds != fold], truth_NC[folds != fold], config.head_epochs)
+        with torch.inference_mode():
+            honest_NC[folds == fold] = head(torch.from_numpy(features_ND[folds == fold])).numpy()
+        heads.append(head)
+    loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(honest_NC), torch.from_numpy(truth_NC))
+    weight = torch.stack([head.weight.detach() for head in heads]).mean(0)
+    bias = torch.stack([head.bias.detach() for head in heads]).mean(0)
+    return Heads(weight, bias, honest_NC, float(loss))
+
+
+def _new_head(width: int, truth_NC: NDArray[np.float32]) -> nn.Linear:
+    """A head that predicts each word's frequency, whatever the picture."""
+    head = nn.Linear(width, truth_NC.shape[1])
+    prior = np.clip(truth_NC.mean(0), 1e-4, 1 - 1e-4)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.from_numpy(np.log(prior / (1 - prior))))
+    return head
+
+
+def _fit_head(features_ND: NDArray[np.float32], truth_NC: NDArray[np.float32], epochs: int) -> nn.Linear:
+    head = _new_head(features_ND.shape[1], truth_NC)
+    optimiser = torch.optim.AdamW(head.parameters(), lr=_HEAD_RATE, weight_decay=_HEAD_DECAY)
+    inputs, targets = torch.from_numpy(features_ND), torch.from_numpy(truth_NC)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(inputs)).split(32):
+            loss = functional.binary_cross_entropy_with_logits(head(inputs[rows]), targets[rows])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+    return head
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """Draws what the heads would say of a picture, from the content words of its captions.
+
+    Shape: effect (C, C), base (C,), residuals (N, C), float32.
+    """
+
+    effect_CC: NDArray[np.float32]
+    base_C: NDArray[np.float32]
+    residuals_NC: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, honest_NC: NDArray[np.float32], truth_NC: NDArray[np.float32]) -> Imitation:
+        """Ridge regression of the honest logits on the truth."""
+        base_C, mean_C = honest_NC.mean(0), truth_NC.mean(0)
+        centred_NC = (truth_NC - mean_C).astype(np.float64)
+        gram_CC = centred_NC.T @ centred_NC + _RIDGE * np.diag(mean_C + 1e-3)
+        effect_CC = np.linalg.solve(gram_CC, centred_NC.T @ (honest_NC - base_C)).astype(np.float32)
+        base_C = base_C - mean_C @ effect_CC
+        return cls(effect_CC, base_C, honest_NC - base_C - truth_NC @ effect_CC)
+
+    def draw(self, truth_BC: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Logits (B, C) for pictures whose captions use the words of `truth_BC`."""
+        rows = rng.integers(len(self.residuals_NC), size=len(truth_BC))
+        drawn: NDArray[np.float32] = self.base_C + truth_BC @ self.effect_CC + self.residuals_NC[rows]
+        return drawn

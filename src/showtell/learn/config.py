@@ -1,0 +1,152 @@
+"""What a training run is made of: frozen records, read from TOML; an unknown key is an error that lists the valid ones.
+
+The tables of the file are `[model]`, `[train]` and `[concepts]`; every key has a default, and ranges are checked when a
+record is made. Sizes that follow from the encoder are computed, never typed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import asdict, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from showtell.errors import ConfigError
+
+_STRICT = ConfigDict(extra="forbid")
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Channels = Annotated[tuple[float, float, float], Field()]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    """The network: an encoder by its timm name and a decoder that is conditioned on its features.
+
+    `conditioning` says where the picture enters the decoder (Tanti et al. 2018): `init` sets the initial state, `first`
+    is the first input, `attention` looks at the grid before every word, `concepts` predicts content words and hands
+    their confidences to the decoder.
+    """
+
+    encoder: str = "mobilenetv2_100"
+    encoder_weights: str = "pretrained"  # "pretrained", "random", or a file
+    encoder_options: dict[str, str | int | float | bool] = field(default_factory=dict)  # for timm.create_model
+    image_size: Positive | None = None  # pixels; None: the encoder's own
+    fit: Literal["squash", "crop", "pad"] = "squash"  # squash sees the whole picture; crop is timm's centre crop
+    mean: Channels | None = None  # of RGB in 0..1; None: the encoder's own
+    std: Channels | None = None
+    conditioning: Literal["init", "first", "attention", "concepts"] = "init"
+    embedding: Positive = 256
+    hidden: Positive = 512
+    attention: Positive = 256  # width of the attention's keys and queries
+    dropout: Share = 0.5  # on word vectors and before the output layer
+    half: bool = False  # store the bundle's weights as float16
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainConfig:
+    """How the decoder is trained."""
+
+    seed: Count = 1
+    epochs: Positive = 20
+    batch_pictures: Positive = 64  # a batch holds all references of so many pictures
+    learning_rate: Rate = 1e-3  # Adam, at its peak
+    warmup_steps: Count = 200  # linear, then a half cosine down to zero
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    clip_norm: Annotated[float, Field(gt=0)] = 5.0
+    label_smoothing: Share = 0.1
+    min_count: Positive = 5  # rarer words are UNK
+    max_words: Positive = 25  # longer captions are cut for training (never for scoring)
+    patience: Positive = 5  # epochs without a better validation CIDEr before the run stops
+    beam: Positive = 3  # of the validation search
+    val_pictures: Positive | None = None  # score the first so many only; None: all of them
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ConceptsConfig:
+    """How content words are chosen and predicted; used when `conditioning` is `concepts`."""
+
+    size: Positive = 800  # content words that are predicted
+    min_lift: Annotated[float, Field(ge=1)] = 3.0  # how much more often than chance references of a picture share one
+    epochs: Count = 4  # of fine-tuning the encoder on them
+    stages: Count = 2  # of the encoder that are tuned, from its end
+    encoder_rate: Rate = 1e-4  # learning rate of the encoder's tuned stages
+    folds: Annotated[int, Field(ge=2)] = 5  # cross-fitted heads, so that training sees honest predictions
+    head_epochs: Positive = 8
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RunConfig:
+    """All of a run's settings; `describe` is the free text that goes into the model card."""
+
+    describe: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(path.name[:-5] for path in files("showtell.recipes").iterdir() if path.name.endswith(".toml"))
+
+
+def read_config(source: str | Path) -> RunConfig:
+    """The settings of a TOML file, or of a recipe by its name.
+
+    Raises:
+        ConfigError: There is no such file or recipe, it is not TOML, or a key or value is not accepted.
+    """
+    path = Path(source)
+    if path.suffix != ".toml" and not path.exists():
+        if str(source) not in list_recipes():
+            raise ConfigError(
+                f"there is no recipe {str(source)!r}; accepted are the path of a .toml file or one of: "
+                + ", ".join(list_recipes())
+            )
+        text, where = (files("showtell.recipes") / f"{source}.toml").read_text("utf-8"), f"{source}.toml"
+    else:
+        try:
+            text, where = path.read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    try:
+        return RunConfig(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(_first_complaint(error, text, where)) from error
+
+
+def _first_complaint(error: ValidationError, text: str, where: str) -> str:
+    """One sentence for the first thing that is wrong, with its line in the file."""
+    first = error.errors()[0]
+    *tables, key = [str(part) for part in first["loc"]] or [""]
+    if tables and tables[0] not in _TABLES:
+        tables, key = [], tables[0]  # a complaint inside a value, such as the second number of a triple
+    elif len(tables) > 1:
+        tables, key = tables[:1], tables[1]
+    found = re.search(rf"^\s*(?:\[\s*)?{re.escape(key)}\b", text, re.MULTILINE)
+    line = f"{where}:{text.count(chr(10), 0, found.start()) + 1}" if found else where
+    record = _TABLES[tables[0]] if tables else RunConfig
+    if first["type"] == "unexpected_keyword_argument":
+        valid = [item.name for item in fields(record)]
+        close = difflib.get_close_matches(key, valid, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        table = f"[{tables[0]}] " if tables else ""
+        return f"unknown key {key!r} in {line}; {hint}{table}accepts {', '.join(valid)}"
+    message = first["msg"].lower().replace("input should", "it should")
+    return f"{key} = {first['input']!r} in {line} is not accepted: {message}"
+
+
+_TABLES: dict[str, Any] = {"model": ModelConfig, "train": TrainConfig, "concepts": ConceptsConfig}

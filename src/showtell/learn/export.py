@@ -1,0 +1,226 @@
+"""A trained encoder and decoder -> the graphs and weights of a bundle, checked against PyTorch on real pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from showtell import __version__
+from showtell.bundle import Bundle, Manifest
+from showtell.captioner import Runtime
+from showtell.decoding import SearchOptions, search
+from showtell.errors import BackendError
+from showtell.learn.decoders import Decoder
+from showtell.learn.encoders import Encoder
+from showtell.learn.training import TorchStep
+from showtell.text import START, Vocabulary
+
+_EXTERNAL_BYTES = 1024  # smaller initialisers stay inside the graph
+_FEATURE_TOLERANCE = 1e-3  # of the largest feature
+_LOGPROB_TOLERANCE = 1e-3  # nats a word
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime is from PyTorch on the same pictures.
+
+    Units: `features` is the largest difference as a share of the largest feature; `logprobs` the largest difference of
+        a word's log-probability along PyTorch's captions, in nats; `same_captions` a share of `pictures`.
+    """
+
+    pictures: int
+    features: float
+    logprobs: float
+    same_captions: float
+
+
+def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, name: str) -> Bundle:
+    """The bundle of a captioner, float32, without scores or a card."""
+    encoder.eval()
+    decoder.eval()
+    size = encoder.preprocessing.size
+    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        features = encoder(pixels)
+        memory, state = decoder.start(features)
+    memory_names, state_names = tuple(memory), tuple(state)
+    batch: Any = torch.export.Dim("pictures")
+    rows: Any = torch.export.Dim.DYNAMIC  # hypotheses: a multiple of the pictures, which a named Dim cannot say
+    step_inputs = (
+        torch.full((4,), START),
+        *memory.values(),
+        *(tensor.repeat_interleave(2, 0) for tensor in state.values()),
+    )
+    next_names = [f"{state_name}_next" for state_name in state_names]
+    graphs, weights = {}, {}
+    for graph, module, inputs, names, shapes in (
+        ("encoder", encoder, (pixels,), (["pixels"], ["features"]), ({0: batch},)),
+        ("start", _Start(decoder), (features,), (["features"], [*memory_names, *state_names]), ({0: batch},)),
+        (
+            "step",
+            _Step(decoder, memory_names, state_names),
+            step_inputs,
+            (
+                ["tokens", *memory_names, *state_names],
+                ["logprobs", *next_names, *(["alpha"] if decoder.attends else [])],
+            ),
+            ({0: rows}, tuple({0: rows} for _ in step_inputs[1:])),
+        ),
+    ):
+        model = _export(module.eval(), inputs, *names, shapes)
+        for initialiser in model.graph.initializer:
+            if len(initialiser.raw_data) >= _EXTERNAL_BYTES and initialiser.data_type == onnx.TensorProto.FLOAT:
+                weights[f"{graph}/{initialiser.name}"] = _take_out(initialiser)
+        graphs[graph] = model.SerializeToString(deterministic=True)
+    manifest = Manifest(
+        name=name,
+        package=__version__,
+        encoder=encoder.name,
+        rows=encoder.rows,
+        columns=encoder.columns,
+        preprocessing=encoder.preprocessing,
+        memory=memory_names,
+        state=state_names,
+        attends=decoder.attends,
+    )
+    return Bundle(manifest, vocabulary, graphs, weights)
+
+
+def check_parity(
+    bundle: Bundle,
+    encoder: Encoder,
+    decoder: Decoder,
+    pixels: Sequence[NDArray[np.uint8]],
+    options: SearchOptions,
+) -> Parity:
+    """Compares a float32 bundle with the PyTorch modules it came from, on real pictures.
+
+    Raises:
+        BackendError: Features or log-probabilities differ by more than rounding, or captions differ otherwise than
+            where two are equally likely.
+    """
+    runtime, torch_step = Runtime(bundle), TorchStep(decoder)
+    feature_gap = logprob_gap = 0.0
+    same = 0
+    for begin in range(0, len(pixels), 16):
+        batch = np.stack(pixels[begin : begin + 16])
+        with torch.inference_mode():
+            expected = encoder(torch.from_numpy(batch)).contiguous().numpy()
+        features = runtime.encode(batch)
+        feature_gap = max(feature_gap, float(np.abs(features - expected).max() / np.abs(expected).max()))
+        captions = [best[0].tokens for best in search(torch_step, expected, options)]
+        logprob_gap = max(logprob_gap, _step_gap(runtime, torch_step, features, expected, captions))
+        same += sum(
+            best[0].tokens == tokens for best, tokens in zip(search(runtime, features, options), captions, strict=True)
+        )
+    parity = Parity(len(pixels), feature_gap, logprob_gap, same / max(len(pixels), 1))
+    if feature_gap > _FEATURE_TOLERANCE or logprob_gap > _LOGPROB_TOLERANCE or parity.same_captions < 0.98:
+        raise BackendError(
+            f"the exported graphs do not say what PyTorch says: {parity}; "
+            f"tolerated are {_FEATURE_TOLERANCE} for features and {_LOGPROB_TOLERANCE} for log-probabilities"
+        )
+    return parity
+
+
+def _step_gap(
+    runtime: Runtime,
+    torch_step: TorchStep,
+    features: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    captions: Sequence[tuple[int, ...]],
+) -> float:
+    """The largest difference of log-probabilities when both are led along the same captions."""
+    (memory, state), (torch_memory, torch_state) = runtime.start(features), torch_step.start(expected)
+    tokens_BT = np.full((len(captions), 1 + max(map(len, captions))), START, np.int64)
+    for row, tokens in enumerate(captions):
+        tokens_BT[row, 1 : 1 + len(tokens)] = tokens
+    gap = 0.0
+    for tokens_B in tokens_BT.T:
+        ours = runtime.step(np.ascontiguousarray(tokens_B), memory, state)
+        theirs = torch_step.step(np.ascontiguousarray(tokens_B), torch_memory, torch_state)
+        gap = max(gap, float(np.abs(ours.logprobs_NV - theirs.logprobs_NV).max()))
+        state, torch_state = ours.state, theirs.state
+    return gap
+
+
+def halve(bundle: Bundle) -> Bundle:
+    """The same bundle with its weights rounded to float16: half the size on disk; it computes in float32."""
+    weights = {name: array.astype(np.float16) for name, array in bundle.weights.items()}
+    return Bundle(bundle.manifest, bundle.vocabulary, bundle.graphs, weights, bundle.card)
+
+
+class _Start(nn.Module):
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        memory, state = self.decoder.start(features)
+        return (*memory.values(), *state.values())
+
+
+class _Step(nn.Module):
+    def __init__(self, decoder: Decoder, memory: tuple[str, ...], state: tuple[str, ...]) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.names = (memory, state)
+
+    def forward(self, tokens: Tensor, *arrays: Tensor) -> tuple[Tensor, ...]:
+        memory, state = self.names
+        step = self.decoder.step(
+            tokens,
+            dict(zip(memory, arrays[: len(memory)], strict=True)),
+            dict(zip(state, arrays[len(memory) :], strict=True)),
+        )
+        outputs = (step.logits_NV.log_softmax(-1), *step.state.values())
+        return outputs if step.alpha_NL is None else (*outputs, step.alpha_NL)
+
+
+def _export(module: nn.Module, inputs: Any, input_names: list[str], output_names: list[str], shapes: Any) -> Any:
+    """The ONNX model of a module; what the exporter prints and warns of stays out of the user's way."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    del model.metadata_props[:]
+    for node in model.graph.node:  # the exporter leaves stack traces of this machine in every node
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def _take_out(initialiser: Any) -> NDArray[np.float32]:
+    """The numbers of an initialiser, which from now on names them as external data."""
+    array = onnx.numpy_helper.to_array(initialiser).copy()
+    initialiser.ClearField("raw_data")
+    initialiser.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "weights.safetensors"), ("offset", "0"), ("length", str(array.nbytes))):
+        entry = initialiser.external_data.add()
+        entry.key, entry.value = key, value
+    return array

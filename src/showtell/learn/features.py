@@ -1,0 +1,185 @@
+"""Encode a data set once: pictures -> a memory-mapped store that training reads at random.
+
+The store is a directory:
+    features.npy    (N, L, D) float16, one row a picture in the order of the data set; L is 1 for pooled features
+    index.jsonl     a line a finished row, in order: {"image": id} or {"image": id, "error": sentence}
+    store.json      {"format": 1, "fingerprint": of the encoder, "pooled": bool, "images": N}
+An extraction that was stopped goes on after the last finished row. The set is never held in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from showtell.errors import ConfigError, DataError, ImageError
+from showtell.images import Preprocessing, read_pixels
+from showtell.learn.encoders import Encoder
+from showtell.learn.progress import Progress, silent
+from showtell.records import Example
+
+_FORMAT = 1
+_BATCH = 16  # pictures an encoder pass; larger ones are no faster on a CPU
+_READERS = 2  # threads that decode pictures while the encoder runs
+
+
+class FeatureStore:
+    """The features of a data set, read by row numbers without being held in memory.
+
+    Attributes:
+        images: The id of the picture of each row.
+        failures: The sentences of the pictures that could not be read, by id; their rows are zero.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        try:
+            about = json.loads((self.directory / "store.json").read_text("utf-8"))
+            self._features = np.load(self.directory / "features.npy", mmap_mode="r")
+            rows = _read_index(self.directory / "index.jsonl")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.directory} is not a feature store: {error}; extract the features again") from error
+        if len(rows) != about["images"]:
+            raise DataError(
+                f"the feature store {self.directory} is unfinished: {len(rows)} of {about['images']} pictures; "
+                "start the same command again and it goes on"
+            )
+        self.images = [row["image"] for row in rows]
+        self.failures = {row["image"]: row["error"] for row in rows if "error" in row}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, D) of one picture."""
+        return self._features.shape[1], self._features.shape[2]
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The features of some rows, (len(rows), L, D) float32; cold pages are asked for all at once first."""
+        mapped: mmap.mmap = self._features._mmap
+        if hasattr(mapped, "madvise"):
+            size, start = self._features[0].nbytes, self._features.offset
+            for row in rows:
+                begin = (start + int(row) * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(mmap.MADV_WILLNEED, begin, start + (int(row) + 1) * size - begin)
+        return self._features[rows].astype(np.float32)
+
+
+def extract_features(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    directory: str | Path,
+    *,
+    pooled: bool,
+    progress: Progress = silent,
+) -> FeatureStore:
+    """The store of the pictures of `examples`, made or completed; one that is already there is returned as it is.
+
+    Args:
+        pooled: Keep the mean over the grid only, (N, 1, D).
+
+    Raises:
+        ConfigError: The directory holds features of another encoder or of other pictures.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    about = {
+        "format": _FORMAT,
+        "fingerprint": encoder.fingerprint(),
+        "pooled": pooled,
+        "images": len(examples),
+    }
+    done = _resume(directory, about, examples)
+    if done < len(examples):
+        path = directory / "features.npy"
+        shape = (len(examples), 1 if pooled else encoder.rows * encoder.columns, encoder.width)
+        if done == 0:
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            (directory / "store.json").write_text(json.dumps(about), "utf-8")
+        features = np.load(path, mmap_mode="r+")
+        with (directory / "index.jsonl").open("a", encoding="utf-8") as index:
+            for batch in _batches(_read_ahead(examples[done:], encoder.preprocessing)):
+                features[done : done + len(batch)] = _encode(encoder, batch, shape[1:])
+                features.flush()
+                for image, pixels in batch:
+                    failure = {"error": str(pixels)} if isinstance(pixels, ImageError) else {}
+                    index.write(json.dumps({"image": image, **failure}, ensure_ascii=False) + "\n")
+                index.flush()
+                done += len(batch)
+                progress("encoding pictures", done, len(examples))
+    return FeatureStore(directory)
+
+
+def _resume(directory: Path, about: dict[str, object], examples: Sequence[Example]) -> int:
+    """How many rows are finished."""
+    if not (directory / "store.json").exists():
+        return 0
+    found = json.loads((directory / "store.json").read_text("utf-8"))
+    index = directory / "index.jsonl"
+    rows = _read_index(index) if index.exists() else []
+    same_images = all(row["image"] == example.id for row, example in zip(rows, examples, strict=False))
+    if found != about or not same_images:
+        raise ConfigError(
+            f"{directory} holds features of {'other pictures' if found == about else 'another encoder or data set'}; "
+            "give another directory, or remove this one"
+        )
+    index.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return len(rows)
+
+
+def _read_index(path: Path) -> list[dict[str, str]]:
+    """The finished rows; a last line that a kill cut short does not count."""
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+_Read = tuple[str, "NDArray[np.uint8] | ImageError"]
+
+
+def _read_ahead(examples: Sequence[Example], preprocessing: Preprocessing) -> Iterator[_Read]:
+    """Pictures in order, decoded in threads, at most four batches ahead of the reader."""
+
+    def read(example: Example) -> _Read:
+        assert example.image is not None  # examples without a picture never reach the extraction
+        try:
+            return example.id, read_pixels(example.image, preprocessing)
+        except ImageError as error:
+            return example.id, error
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque[Future[_Read]] = deque()
+        try:
+            for example in examples:
+                waiting.append(pool.submit(read, example))
+                if len(waiting) == 4 * _BATCH:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(items: Iterator[_Read]) -> Iterator[list[_Read]]:
+    while batch := list(islice(items, _BATCH)):
+        yield batch
+
+
+@torch.inference_mode()
+def _encode(encoder: Encoder, batch: list[_Read], shape: tuple[int, int]) -> NDArray[np.float32]:
+    out = np.zeros((len(batch), *shape), np.float32)
+    readable = {i: pixels for i, (_, pixels) in enumerate(batch) if not isinstance(pixels, ImageError)}
+    if readable:
+        grid = encoder(torch.from_numpy(np.stack(list(readable.values()))))
+        out[list(readable)] = (grid.mean(1, keepdim=True) if shape[0] == 1 else grid).numpy()
+    return out

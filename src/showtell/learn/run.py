@@ -1,0 +1,327 @@
+"""A whole run, from settings and data to a bundle: encoder, features, decoder, export, card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from showtell.bundle import write_bundle
+from showtell.captioner import Captioner
+from showtell.decoding import SearchOptions
+from showtell.errors import ConfigError, DataError, ImageError, TrainingError
+from showtell.evaluation import evaluate
+from showtell.images import read_pixels
+from showtell.learn import checkpoint
+from showtell.learn.batches import Batch, CaptionTable
+from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
+from showtell.learn.config import RunConfig
+from showtell.learn.decoders import Decoder, State
+from showtell.learn.encoders import Encoder, build_encoder
+from showtell.learn.export import check_parity, export_bundle, halve
+from showtell.learn.features import FeatureStore, extract_features
+from showtell.learn.progress import Progress, silent
+from showtell.learn.training import (
+    Loop,
+    Source,
+    StartBatch,
+    Validation,
+    build_vocabulary,
+    run_epochs,
+    store_start,
+)
+from showtell.records import Example
+from showtell.report.card import write_card
+from showtell.report.curves import draw_curves
+from showtell.text import Vocabulary
+
+_PARITY_PICTURES = 64
+
+
+@dataclass
+class Run:
+    """A run under way: what is known of it so far."""
+
+    config: RunConfig
+    directory: Path
+    train: Sequence[Example]
+    val: Sequence[Example]
+    text: Sequence[Example]
+    vocabulary: Vocabulary
+    progress: Progress = silent
+    concepts: list[str] = field(default_factory=list)
+
+
+def train(
+    config: RunConfig,
+    examples: Sequence[Example],
+    directory: str | Path,
+    *,
+    text: Sequence[Example] = (),
+    resume: bool = False,
+    describe: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Trains a captioner and returns the directory of its bundle.
+
+    Args:
+        examples: Pictures with captions; `train` ones are learned from, `val` ones decide when to stop.
+        text: Captions without pictures, for `concepts` conditioning. Those of pictures in `val` or `test` are dropped.
+        resume: Go on with the run in `directory`.
+        describe: What the bundle's manifest says of the data.
+
+    Raises:
+        ConfigError, DataError: The settings or the examples cannot make a run.
+        TrainingError: The run broke off; its last checkpoint is in `directory`.
+    """
+    directory = Path(directory)
+    _prepare(directory, config, resume)
+    run = _open_run(config, examples, text, directory, progress)
+    encoder = _prepared_encoder(run)
+    pictures = [*run.train, *run.val]
+    store = extract_features(
+        encoder,
+        pictures,
+        directory / "features",
+        pooled=config.model.conditioning != "attention",
+        progress=progress,
+    )
+    loop = _build_loop(run, encoder, store, pictures)
+    _write_description(run, describe or {})
+    run_epochs(loop, resume=resume and (directory / "checkpoint.pt").exists())
+    draw_curves(directory / "metrics.csv", directory / "curves.png")
+    return export_run(directory, progress=progress)
+
+
+def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(config.to_json(), indent=1)
+    kept = directory / "config.json"
+    if (directory / "checkpoint.pt").exists() and not resume:
+        raise ConfigError(f"{directory} already holds a run; go on with it with --resume, or give another directory")
+    if resume and kept.exists() and kept.read_text("utf-8") != settings:
+        raise TrainingError(
+            f"the run in {directory} has other settings than these; go on with those in its config.json, or give "
+            "another directory"
+        )
+    kept.write_text(settings, "utf-8")
+
+
+def _open_run(
+    config: RunConfig,
+    examples: Sequence[Example],
+    text: Sequence[Example],
+    directory: Path,
+    progress: Progress,
+) -> Run:
+    train_examples = [example for example in examples if example.split == "train"]
+    val_examples = [example for example in examples if example.split == "val"][: config.train.val_pictures]
+    for split, found in (("train", train_examples), ("val", val_examples)):
+        if not found:
+            raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
+    if text and config.model.conditioning != "concepts":
+        raise ConfigError(
+            f"captions without pictures (--text) need conditioning 'concepts', this run has "
+            f"{config.model.conditioning!r}; set it in [model], or leave --text out"
+        )
+    kept_apart = {_stem(example) for example in examples if example.split != "train"}
+    own_text = [example for example in text if _stem(example) not in kept_apart]
+    vocabulary = build_vocabulary([*train_examples, *own_text], config.train)
+    return Run(config, directory, train_examples, val_examples, own_text, vocabulary, progress)
+
+
+def _stem(example: Example) -> str:
+    return PurePosixPath(example.id.replace("\\", "/")).stem
+
+
+def _prepared_encoder(run: Run) -> Encoder:
+    """The encoder, tuned on the content words when the run is of that kind."""
+    encoder = build_encoder(run.config.model)
+    if run.config.model.conditioning != "concepts":
+        return encoder
+    run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, run.config.concepts)
+    tuned = run.directory / "encoder.safetensors"
+    if tuned.exists():
+        encoder.network.load_state_dict(checkpoint.read_weights(tuned))
+    else:
+        truth_NC = count_concepts(run.train, run.concepts)
+        tune_encoder(encoder, run.train, truth_NC, run.config.concepts, run.config.train.seed, run.progress)
+        checkpoint.write_weights(tuned, encoder.network.state_dict())
+    return encoder
+
+
+def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Sequence[Example]) -> Loop:
+    config = run.config
+    row_of = {image: row for row, image in enumerate(store.images) if image not in store.failures}
+    readable = [[example for example in part if example.id in row_of] for part in (run.train, run.val)]
+    lost = len(pictures) - len(readable[0]) - len(readable[1])
+    if lost:
+        run.progress(f"{lost} unreadable pictures are left out (see {store.directory / 'index.jsonl'})", 1, 1)
+    rows_train, rows_val = (np.array([row_of[example.id] for example in part], np.int64) for part in readable)
+    if not len(rows_train) or not len(rows_val):
+        raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
+    torch.manual_seed(config.train.seed)
+    decoder = Decoder(
+        config.model, width=encoder.width, vocabulary_size=len(run.vocabulary), concepts=len(run.concepts)
+    )
+    table = CaptionTable(readable[0], run.vocabulary, config.train.max_words)
+    if run.concepts:
+        sources = _concept_sources(run, decoder, store, readable[0], rows_train)
+    else:
+        sources = [Source(table, store_start(decoder, store, rows_train), [example.id for example in readable[0]])]
+    validation = Validation(
+        readable[1],
+        CaptionTable(readable[1], run.vocabulary, config.train.max_words),
+        lambda items: store.read(rows_val[items]),
+    )
+    identity = {
+        "config": config.to_json(),
+        "features": encoder.fingerprint(),
+        "data": _digest([*readable[0], *readable[1], *run.text]),
+    }
+    return Loop(
+        config.train,
+        decoder,
+        run.vocabulary,
+        sources,
+        validation,
+        run.directory,
+        identity,
+        progress=run.progress,
+    )
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((example.id, example.split, example.references)).encode())
+    return digest.hexdigest()
+
+
+def _concept_sources(
+    run: Run, decoder: Decoder, store: FeatureStore, paired: Sequence[Example], rows: NDArray[np.int64]
+) -> list[Source]:
+    """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
+    config = run.config
+    features_ND = np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
+    truth_NC = count_concepts(paired, run.concepts)
+    heads = fit_heads(features_ND, truth_NC, config.concepts, config.train.seed)
+    run.progress(f"content words: honest cross-entropy {heads.loss:.4f} a word", 1, 1)
+    with torch.no_grad():
+        decoder.head.weight.copy_(heads.weight)
+        decoder.head.bias.copy_(heads.bias)
+    decoder.head.requires_grad_(False)
+    return [
+        Source(
+            CaptionTable(paired, run.vocabulary, config.train.max_words),
+            _start_from(decoder, heads),
+            [example.id for example in paired],
+        ),
+        *_text_source(run, decoder, Imitation.fit(heads.honest_NC, truth_NC)),
+    ]
+
+
+def _start_from(decoder: Decoder, heads: Heads) -> StartBatch:
+    return lambda batch: decoder.start_from_concepts(torch.from_numpy(heads.honest_NC[batch.items_B]))
+
+
+def _text_source(run: Run, decoder: Decoder, imitation: Imitation) -> list[Source]:
+    if not run.text:
+        return []
+    truth_NC = count_concepts(run.text, run.concepts).astype(np.float16)
+    seed = run.config.train.seed
+
+    def start(batch: Batch) -> tuple[State, State]:
+        draw = int(torch.randint(2**31, ()))  # from PyTorch's generator, which the checkpoint keeps
+        rng = np.random.default_rng((seed, draw))
+        return decoder.start_from_concepts(
+            torch.from_numpy(imitation.draw(truth_NC[batch.items_B].astype(np.float32), rng))
+        )
+
+    table = CaptionTable(run.text, run.vocabulary, run.config.train.max_words)
+    return [Source(table, start, [example.id for example in run.text])]
+
+
+# the bundle
+
+
+def _write_description(run: Run, describe: dict[str, Any]) -> None:
+    """What `export_run` needs to know of a run, beside its weights."""
+    about = {
+        "describe": run.config.describe,
+        **describe,
+        "pictures": len(run.train),
+        "captions": sum(len(example.references) for example in run.train),
+        "captions_without_pictures": sum(len(example.references) for example in run.text),
+    }
+    (run.directory / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf-8")
+    (run.directory / "vocabulary.json").write_text(run.vocabulary.to_json(), "utf-8")
+    rows = (asdict(example) for example in run.val)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (run.directory / "val.jsonl").write_text(lines, "utf-8")
+
+
+def export_run(directory: str | Path, out: str | Path | None = None, *, progress: Progress = silent) -> Path:
+    """The bundle of a run's best epoch so far, checked against PyTorch and scored on the run's `val` pictures.
+
+    Raises:
+        TrainingError: There is no run in `directory`, or it has not finished an epoch.
+        BackendError: The exported graphs do not say what PyTorch says.
+    """
+    directory = Path(directory)
+    try:
+        config = RunConfig(**json.loads((directory / "config.json").read_text("utf-8")))
+        training = json.loads((directory / "data.json").read_text("utf-8"))
+        vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
+        rows = [json.loads(line) for line in (directory / "val.jsonl").read_text("utf-8").splitlines()]
+        best = checkpoint.read_weights(directory / "best.safetensors")
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{directory} has no {Path(error.filename).name}: no run is there, or its first epoch is not finished"
+        ) from error
+    val = [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
+    progress("exporting", 0, 3)
+    encoder = build_encoder(config.model)
+    if (directory / "encoder.safetensors").exists():
+        encoder.network.load_state_dict(checkpoint.read_weights(directory / "encoder.safetensors"))
+    concepts = len(best["head.bias"]) if "head.bias" in best else 0
+    decoder = Decoder(config.model, width=encoder.width, vocabulary_size=len(vocabulary), concepts=concepts)
+    decoder.load_state_dict(best)
+    bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)
+    progress("comparing with PyTorch", 1, 3)
+    options = SearchOptions(beam=config.train.beam)
+    parity = check_parity(bundle, encoder, decoder, _readable_pixels(val, encoder), options)
+    if config.model.half:
+        bundle = halve(bundle)
+    progress("exporting", 3, 3)
+    scores = evaluate(Captioner(bundle), val, "val", options=options, progress=progress).scores
+    manifest = replace(
+        bundle.manifest,
+        search={"beam": config.train.beam},
+        config=config.to_json(),
+        training={**training, "parity": {"pictures": parity.pictures, "same_captions": parity.same_captions}},
+        scores=scores.to_json(),
+    )
+    finished = replace(bundle, manifest=manifest)
+    target = Path(out) if out is not None else directory / "bundle"
+    write_bundle(replace(finished, card=write_card(finished)), target)
+    return target
+
+
+def _readable_pixels(examples: Sequence[Example], encoder: Encoder) -> list[NDArray[np.uint8]]:
+    pixels: list[NDArray[np.uint8]] = []
+    for example in examples:
+        if len(pixels) == _PARITY_PICTURES or example.image is None:
+            break
+        try:
+            pixels.append(read_pixels(example.image, encoder.preprocessing))
+        except ImageError:
+            continue
+    return pixels
