@@ -35,40 +35,41 @@ from showtell.text import Vocabulary, tokenise
 _RIDGE = 30.0  # of M: worth so many pictures of evidence that a word says nothing of another
 _HEAD_RATE = 1e-3
 _HEAD_DECAY = 1e-2
+_HEAD_DROPOUT = 0.5  # of features: two thousand pictures overfit a plain head within five epochs
+_HEAD_BATCH = 64
 _TUNE_BATCH = 16
 
 
 def choose_concepts(examples: Sequence[Example], vocabulary: Vocabulary, config: ConceptsConfig) -> list[str]:
     """The most frequent content words, in the vocabulary's order; no list of stop words, so any language.
 
-    A content word is one on which the captions of a picture agree: given that one caption has it, another has it
-    `min_lift` times as often as captions at large. Function words stay near 1.
+    A content word is one on which the captions of a picture agree more than chance makes them (Cohen's kappa of two
+    captions of the same picture, at least `min_agreement`): 'dog' 0.86, 'man' 0.58, but 'the' 0.14 and 'by' 0.07 on
+    the captions of COCO val2017 and Flickr8k.
 
     Raises:
         ConfigError: Too few pictures have several captions to tell.
     """
     used: Counter[str] = Counter()  # captions that have the word
-    agreed: dict[str, float] = defaultdict(
-        float
-    )  # sum over those captions of the share of the other captions that have it too
+    agreed: dict[str, float] = defaultdict(float)  # sum over those captions of the others' share that has it too
     captions = 0
     for example in examples:
         bags = [set(tokenise(text)) for text in example.references]
         if len(bags) < 2:
             continue
         captions += len(bags)
-        counts = Counter(word for bag in bags for word in bag)
-        for word, count in counts.items():
+        for word, count in Counter(word for bag in bags for word in bag).items():
             used[word] += count
             agreed[word] += count * (count - 1) / (len(bags) - 1)
-    lift = {word: agreed[word] * captions / count**2 for word, count in used.items()}
-    content = [word for word in vocabulary.words[4:] if lift.get(word, 0.0) >= config.min_lift]
-    chosen = content[: config.size]
+    kappa = {
+        word: (agreed[word] / used[word] - used[word] / captions) / (1 - used[word] / captions + 1e-9) for word in used
+    }
+    chosen = [word for word in vocabulary.words[4:] if kappa.get(word, 0.0) >= config.min_agreement][: config.size]
     if len(chosen) < 10:
         raise ConfigError(
             "conditioning 'concepts' finds content words by what several captions of a picture agree on, and "
             f"only {len(chosen)} such words were found; give more pictures or texts with several captions each, or "
-            "lower min_lift in [concepts]"
+            "lower min_agreement in [concepts]"
         )
     return chosen
 
@@ -118,12 +119,12 @@ def tune_encoder(
             pixels, rows = _read_flipped([examples[i] for i in order[start : start + _TUNE_BATCH]], encoder, rng)
             if len(rows):
                 chosen = order[start : start + _TUNE_BATCH][rows]
-                logits_BC = head(encoder(pixels).mean(1))
+                logits_BC = head(functional.dropout(encoder(pixels).mean(1), _HEAD_DROPOUT))
                 loss = functional.binary_cross_entropy_with_logits(logits_BC, torch.from_numpy(truth_NC[chosen]))
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-                total, seen = total + float(loss) * len(rows), seen + len(rows)
+                total, seen = total + loss.item() * len(rows), seen + len(rows)
             decay.step()
             done = decay.last_epoch
             progress(
@@ -201,8 +202,9 @@ def _fit_head(features_ND: NDArray[np.float32], truth_NC: NDArray[np.float32], e
     optimiser = torch.optim.AdamW(head.parameters(), lr=_HEAD_RATE, weight_decay=_HEAD_DECAY)
     inputs, targets = torch.from_numpy(features_ND), torch.from_numpy(truth_NC)
     for _ in range(epochs):
-        for rows in torch.randperm(len(inputs)).split(32):
-            loss = functional.binary_cross_entropy_with_logits(head(inputs[rows]), targets[rows])
+        for rows in torch.randperm(len(inputs)).split(_HEAD_BATCH):
+            logits_BC = head(functional.dropout(inputs[rows], _HEAD_DROPOUT))
+            loss = functional.binary_cross_entropy_with_logits(logits_BC, targets[rows])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -222,7 +224,7 @@ class Imitation:
 
     @classmethod
     def fit(cls, honest_NC: NDArray[np.float32], truth_NC: NDArray[np.float32]) -> Imitation:
-        """Ridge regression of the honest logits on the truth."""
+        """Ridge regression of the honest logits on the truth, a row a caption."""
         base_C, mean_C = honest_NC.mean(0), truth_NC.mean(0)
         centred_NC = (truth_NC - mean_C).astype(np.float64)
         gram_CC = centred_NC.T @ centred_NC + _RIDGE * np.diag(mean_C + 1e-3)

@@ -75,12 +75,12 @@ class ConceptsConfig:
     """How content words are chosen and predicted; used when `conditioning` is `concepts`."""
 
     size: Positive = 800  # content words that are predicted
-    min_lift: Annotated[float, Field(ge=1)] = 3.0  # how much more often than chance references of a picture share one
+    min_agreement: Share = 0.12  # of the captions of a picture, beyond chance, that makes a word a content word
     epochs: Count = 4  # of fine-tuning the encoder on them
     stages: Count = 2  # of the encoder that are tuned, from its end
     encoder_rate: Rate = 1e-4  # learning rate of the encoder's tuned stages
     folds: Annotated[int, Field(ge=2)] = 5  # cross-fitted heads, so that training sees honest predictions
-    head_epochs: Positive = 8
+    head_epochs: Positive = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

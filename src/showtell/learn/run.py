@@ -142,18 +142,26 @@ def _stem(example: Example) -> str:
 
 
 def _prepared_encoder(run: Run) -> Encoder:
-    """The encoder, tuned on the content words when the run is of that kind."""
-    encoder = build_encoder(run.config.model)
-    if run.config.model.conditioning != "concepts":
-        return encoder
-    run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, run.config.concepts)
-    tuned = run.directory / "encoder.safetensors"
-    if tuned.exists():
-        encoder.network.load_state_dict(checkpoint.read_weights(tuned))
-    else:
+    """The encoder, tuned on the content words when the run is of that kind; its weights are kept with the run."""
+    config = run.config
+    tunes = config.model.conditioning == "concepts"
+    if tunes:
+        run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
+    kept = run.directory / "encoder.safetensors"
+    if kept.exists():
+        return _kept_encoder(run.directory, config)
+    torch.manual_seed(config.train.seed)
+    encoder = build_encoder(config.model)
+    if tunes:
         truth_NC = count_concepts(run.train, run.concepts)
-        tune_encoder(encoder, run.train, truth_NC, run.config.concepts, run.config.train.seed, run.progress)
-        checkpoint.write_weights(tuned, encoder.network.state_dict())
+        tune_encoder(encoder, run.train, truth_NC, config.concepts, config.train.seed, run.progress)
+    checkpoint.write_weights(kept, encoder.network.state_dict())
+    return encoder
+
+
+def _kept_encoder(directory: Path, config: RunConfig) -> Encoder:
+    encoder = build_encoder(replace(config.model, encoder_weights="random"))
+    encoder.network.load_state_dict(checkpoint.read_weights(directory / "encoder.safetensors"))
     return encoder
 
 
@@ -211,42 +219,48 @@ def _concept_sources(
     """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
     config = run.config
     features_ND = np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
-    truth_NC = count_concepts(paired, run.concepts)
-    heads = fit_heads(features_ND, truth_NC, config.concepts, config.train.seed)
+    heads = fit_heads(features_ND, count_concepts(paired, run.concepts), config.concepts, config.train.seed)
     run.progress(f"content words: honest cross-entropy {heads.loss:.4f} a word", 1, 1)
     with torch.no_grad():
         decoder.head.weight.copy_(heads.weight)
         decoder.head.bias.copy_(heads.bias)
     decoder.head.requires_grad_(False)
-    return [
-        Source(
-            CaptionTable(paired, run.vocabulary, config.train.max_words),
-            _start_from(decoder, heads),
-            [example.id for example in paired],
-        ),
-        *_text_source(run, decoder, Imitation.fit(heads.honest_NC, truth_NC)),
-    ]
+    table = CaptionTable(paired, run.vocabulary, config.train.max_words)
+    sources = [Source(table, _start_from(decoder, heads), [example.id for example in paired])]
+    if run.text:
+        captions = [len(example.references) for example in paired]
+        imitation = Imitation.fit(
+            np.repeat(heads.honest_NC, captions, 0), count_concepts(_one_each(paired), run.concepts)
+        )
+        sources.append(_text_source(run, decoder, imitation))
+    return sources
 
 
 def _start_from(decoder: Decoder, heads: Heads) -> StartBatch:
     return lambda batch: decoder.start_from_concepts(torch.from_numpy(heads.honest_NC[batch.items_B]))
 
 
-def _text_source(run: Run, decoder: Decoder, imitation: Imitation) -> list[Source]:
-    if not run.text:
-        return []
-    truth_NC = count_concepts(run.text, run.concepts).astype(np.float16)
-    seed = run.config.train.seed
+def _one_each(examples: Sequence[Example]) -> list[Example]:
+    """An example a caption. Predictions are imitated caption by caption, as most paired pictures have one."""
+    return [replace(example, references=(text,)) for example in examples for text in example.references]
+
+
+def _text_source(run: Run, decoder: Decoder, imitation: Imitation) -> Source:
+    examples = _one_each(run.text)
+    table = CaptionTable(examples, run.vocabulary, run.config.train.max_words)
+    concept_of = np.full(len(run.vocabulary), -1)
+    concept_of[[run.vocabulary.id_of(word) for word in run.concepts]] = np.arange(len(run.concepts))
 
     def start(batch: Batch) -> tuple[State, State]:
+        concepts_NT = concept_of[batch.tokens_NT.numpy()]
+        rows, places = np.nonzero(concepts_NT >= 0)
+        truth_BC = np.zeros((len(batch.items_B), len(run.concepts)), np.float32)
+        truth_BC[rows, concepts_NT[rows, places]] = 1  # one caption an item, so captions are items
         draw = int(torch.randint(2**31, ()))  # from PyTorch's generator, which the checkpoint keeps
-        rng = np.random.default_rng((seed, draw))
-        return decoder.start_from_concepts(
-            torch.from_numpy(imitation.draw(truth_NC[batch.items_B].astype(np.float32), rng))
-        )
+        drawn_BC = imitation.draw(truth_BC, np.random.default_rng((run.config.train.seed, draw)))
+        return decoder.start_from_concepts(torch.from_numpy(drawn_BC))
 
-    table = CaptionTable(run.text, run.vocabulary, run.config.train.max_words)
-    return [Source(table, start, [example.id for example in run.text])]
+    return Source(table, start, [example.id for example in examples])
 
 
 # the bundle
@@ -288,9 +302,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         ) from error
     val = [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
     progress("exporting", 0, 3)
-    encoder = build_encoder(config.model)
-    if (directory / "encoder.safetensors").exists():
-        encoder.network.load_state_dict(checkpoint.read_weights(directory / "encoder.safetensors"))
+    encoder = _kept_encoder(directory, config)
     concepts = len(best["head.bias"]) if "head.bias" in best else 0
     decoder = Decoder(config.model, width=encoder.width, vocabulary_size=len(vocabulary), concepts=concepts)
     decoder.load_state_dict(best)

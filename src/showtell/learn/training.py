@@ -3,7 +3,8 @@
 A run directory holds
     config.json        the settings
     features/          the store of the encoded pictures
-    encoder.safetensors, concepts.safetensors   of `concepts` runs: the tuned encoder, the words it predicts
+    encoder.safetensors  the encoder's weights, tuned or as they came
+    vocabulary.json, data.json, val.jsonl   what the export needs to know of the data
     checkpoint.pt      where a stopped run goes on
     best.safetensors   the decoder of the best epoch
     metrics.csv        a row an epoch; curves.png draws it
@@ -164,7 +165,7 @@ def _train_epoch(loop: Loop, optimiser: torch.optim.Optimizer, stop_requested: C
         torch.nn.utils.clip_grad_norm_(loop.decoder.parameters(), config.clip_norm)
         optimiser.step()
         position.step += 1
-        position.loss += float(loss) * tokens
+        position.loss += loss.item() * tokens
         position.tokens += tokens
         position.seconds = time.perf_counter() - began
         loop.progress(
@@ -266,7 +267,7 @@ def _validate(loop: Loop) -> dict[str, float | int | str]:
     texts = list(caption_examples(loop.decoder, loop.vocabulary, validation, SearchOptions(beam=config.beam)))
     candidates = {example.id: text for example, text in zip(validation.examples, texts, strict=True)}
     references = {example.id: example.references for example in validation.examples}
-    metrics = score(candidates, references, split="val", beam=config.beam, constant=False).metrics
+    metrics = score(candidates, references, split="val", beam=config.beam).metrics
     if metrics["CIDEr"] > position.best_score:
         position.best_score, position.best_epoch = metrics["CIDEr"], position.epoch + 1
         checkpoint.write_weights(loop.run / "best.safetensors", loop.decoder.state_dict())

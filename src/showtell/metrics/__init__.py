@@ -10,27 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from showtell.errors import DataError
 from showtell.metrics.bleu import bleu
-from showtell.metrics.cider import (
-    CiderVector,
-    DocumentFrequencies,
-    best_constant,
-    cider,
-    cider_score,
-    cider_vector,
-)
+from showtell.metrics.cider import Cider, DocumentFrequencies, cider
 from showtell.metrics.files import match_ids, read_candidates, read_references
 from showtell.metrics.ptb import tokenise_ptb
 from showtell.metrics.rouge import rouge_l
 from showtell.records import Scores
 
 __all__ = [
-    "CiderVector",
+    "Cider",
     "DocumentFrequencies",
-    "best_constant",
     "bleu",
     "cider",
-    "cider_score",
-    "cider_vector",
     "match_ids",
     "read_candidates",
     "read_references",
@@ -69,13 +59,13 @@ def score(
     # The COCO code splits twice: for BLEU and CIDEr also at the no-break space that the tokeniser puts into `1 1/2`.
     said_words = [_words(tokens) for tokens in said]
     written_words = [[_words(tokens) for tokens in captions] for captions in written]
-    frequencies = DocumentFrequencies.count(written_words)
+    consensus = Cider(written_words)
     metrics = {f"BLEU-{order}": float(value) for order, value in enumerate(bleu(said_words, written_words)[0], 1)}
     metrics["ROUGE-L"] = rouge_l(said, written)[0]
-    metrics["CIDEr"] = cider(said_words, written_words, frequencies)[0]
+    metrics["CIDEr"] = consensus.score(said_words)[0]
     metrics["distinct"] = len(set(said)) / len(said)
     metrics["mean_length"] = sum(map(len, said)) / len(said)
-    metrics["constant_CIDEr"] = best_constant(written_words, frequencies)[1]
+    metrics["constant_CIDEr"] = consensus.best_constant()[1]
     return Scores(metrics=metrics, n=len(said), tokeniser="ptb", split=split, beam=beam)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,9 @@ def bleu(
 
 def ngrams(words: Sequence[str], orders: int = ORDERS) -> Iterator[tuple[str, ...]]:
     """Every run of 1 to `orders` words, the short ones first."""
-    for order in range(1, orders + 1):
-        yield from zip(*(words[shift:] for shift in range(order)), strict=False)
+    return chain.from_iterable(
+        zip(*(words[shift:] for shift in range(order)), strict=False) for order in range(1, orders + 1)
+    )
 
 
 def _matches(words: Sequence[str], captions: Sequence[Sequence[str]]) -> list[int]:

@@ -20,7 +20,8 @@ from typing import Any
 from showtell.errors import DataError
 
 _ACCEPTED = (
-    'accepted are COCO results or annotations, {"id": "caption"}, and JSONL lines with "image" and "caption" or "captions"'
+    'accepted are COCO results or annotations, {"id": "caption"}, '
+    'and JSONL lines with "image" and "caption" or "captions"'
 )
 
 
@@ -74,8 +75,8 @@ def match_ids(candidates: Mapping[str, str], references: Mapping[str, Sequence[s
         if len(stems) < len(ids):
             twice = next(image for image in ids if stems[_stem(image)] != image)
             raise DataError(
-                f"{twice!r} and {stems[_stem(twice)]!r} of the {side} have one file name, so they cannot be told apart; "
-                "use the same ids for candidates and references"
+                f"{twice!r} and {stems[_stem(twice)]!r} of the {side} have one file name, so they cannot be "
+                "told apart; use the same ids for candidates and references"
             )
     return {theirs.get(stem, image): candidates[image] for stem, image in ours.items()}
 
@@ -125,10 +126,13 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         content = content["annotations"]
     if isinstance(content, dict):
         for image, captions in content.items():
-            yield f"{path}, entry {image!r},", {
-                "image": image,
-                "captions": [captions] if isinstance(captions, str) else captions,
-            }
+            yield (
+                f"{path}, entry {image!r},",
+                {
+                    "image": image,
+                    "captions": [captions] if isinstance(captions, str) else captions,
+                },
+            )
         return
     if not isinstance(content, list):
         raise DataError(f"{path}:1 is {type(content).__name__}, not captions; {_ACCEPTED}")

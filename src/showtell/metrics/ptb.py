@@ -5,11 +5,13 @@ pycocoevalcap runs it, without Java. The rules below were learned from what that
 Like it, this is a longest-match scanner: at each position every rule is tried, the longest match wins (what a rule
 only looks ahead at counts), and the earlier rule wins a tie.
 
-Compared on every caption of Flickr8k, COCO val2017, RSICD and the other sets of `shared/data` (130,295 captions):
-@@REPORT@@
+Compared on every caption of Flickr8k, COCO val2017, RSICD and the other sets of `shared/data` (130,295 captions, 90,731
+distinct): the tokens are the same of all of them, when Java gets each caption with a neutral line after it. Fed line
+upon line, it differs on 3, all of one kind: the caption ends in one capital letter and a full stop (`reads K.`), which
+Java keeps or not by the first word of the *next* line. Here a caption stands alone.
+Captions altered at random (a symbol, a number or an ending glued to a word) agree in more than 99.7 %.
 Known to differ beyond those sets: marks and letters that CoreNLP 3.4.1 deletes in the middle of words (Khmer, Myanmar,
-Kannada and Malayalam vowel signs, letters younger than Unicode 6) stay in their words here; and CoreNLP reads an
-abbreviation with an eye on the *next line* (`no.` above `5 men`), where this sees one caption at a time.
+Kannada and Malayalam vowel signs, letters younger than Unicode 6) stay in their words here.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ _SPLIT = {
 # The scanner reads a caption's shape, one character for each of the caption's: ASCII stays, and other characters
 # become the one that stands for their kind.
 _LETTER, _GONE, _SIGN, _QUOTE, _MARK = "ä", "\0", "¤", "“", "–"
-_QUOTES = "\x91\x93\x94“”«»‹›‛\"`"
+_QUOTES = '\x91\x93\x94“”«»‹›‛"`'
 _APOSTROPHES = "’\x92"
+
+
+_SIGNS = ((0xA1, 0x8FF), (0x2016, 0x2BFF), (0x3001, 0x3002), (0xFF01, 0xFFE6))  # code points kept as tokens
 
 
 class _Shapes(dict[int, str]):
@@ -68,9 +73,7 @@ def _shape(char: str) -> str:
         return _GONE
     if category[0] in "LM" or category == "Nd":
         return _LETTER
-    symbol = code < 0x900 or code in range(0x2016, 0x2071) or code in range(0x2070, 0x2100) and category != "Sc"
-    symbol = symbol or code in range(0x2100, 0x2C00) or code in range(0x3001, 0x3003) or code in range(0xFF01, 0xFFE7)
-    return _SIGN if symbol and category[0] in "SPN" else _GONE
+    return _SIGN if category[0] in "SPN" and any(low <= code <= high for low, high in _SIGNS) else _GONE
 
 
 _SHAPES = _Shapes()
@@ -79,33 +82,26 @@ _W = "[A-Za-zä]"
 _A = "[A-Za-z0-9ä]"
 _Q = "['’]"
 _NUMBER = r"(?:\d+(?:[.:,]\d+)*|(?:[.:,]\d+)+)"
+# Alternatives of regular expressions: words that keep the full stop that follows them.
 _ABBREVIATIONS = (
-    "adj adm adv al ala alex apr ariz assn atty attys aug ave bancorp bhd bldg blvd brig bros calif capt cf cie cmdr "
-    "co col colo comdr conn corp cos cpl ct dak dec dept det dr drs ens esq est etc ext feb fla fri ft ga gen gov govs "
-    "hon inc ind insp intl jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mich minn mme mo mon mont mr "
-    "mrs ms mt natl neb nev nov oct okla penn pfc ph plc pres prof profs pvt rd rep reps rev rt sen sens sep sept seq "
-    "sfc sgt spc sq sr st ste supt supts sys tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc wm wyo"
-).split()
-_CAPITALISED = "ark az del ill la mass miss ore pa tex wash".split()  # abbreviations only as Miss. or MISS.
-_NOT_UPPER = "mfg mtg pte pty ptys".split()
-_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop".split()
+    "adj|adm|adv|al|ala|alex|apr|ariz|assn|atty|attys|aug|ave|bancorp|bhd|bldg|blvd|brig|bros|"
+    "calif|capt|cf|cie|cmdr|co|col|colo|comdr|conn|corp|cos|cpl|ct|dak|dec|dept|det|dr|drs|ens|"
+    "esq|est|etc|ext|feb|fla|fri|ft|ga|gen|gov|govs|hon|inc|ind|insp|intl|jan|jos|jr|jul|jun|kan|"
+    "kans|ky|lieut|lt|ltd|maj|mar|md|messrs|mich|minn|mme|mo|mon|mont|mr|mrs|ms|mt|natl|neb|nev|"
+    "nov|oct|okla|penn|pfc|ph|plc|pres|prof|profs|pvt|rd|rep|reps|rev|rt|sen|sens|sep|sept|seq|"
+    "sfc|sgt|spc|sq|sr|st|ste|supt|supts|sys|tel|tenn|thu|thurs|treas|tue|tues|univ|va|vs|vt|wed|"
+    "wis|wisc|wm|wyo"
+)
+_CAPITALISED = "Ark|Az|Del|Ill|La|Mass|Miss|Ore|Pa|Tex|Wash"  # only like this or in capitals
+_TITLE_OR_LOWER = "[Mm]fg|[Mm]tg|[Pp]te|[Pp]tys?"
+_BEFORE_NUMBERS = "art|ca|figs?|nos?|op|pp|prop"
 # Words that begin a sentence, so that the stop before them is a full stop even after one letter: `plan B. The`.
 _STARTERS = (
-    "A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once "
-    "One Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You"
-).split()
-
-
-def _any(words: list[str]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
-
-
-_ABBREVIATION = (
-    f"(?i:{_any(_ABBREVIATIONS)})|"
-    f"{_any([w.title() for w in _CAPITALISED] + [w.upper() for w in _CAPITALISED])}|"
-    f"{_any([w.title() for w in _NOT_UPPER] + _NOT_UPPER)}"
+    "A|About|According|Additionally|After|An|As|At|But|Earlier|He|Her|Here|However|If|In|It|Last|"
+    "Many|More|Now|Once|One|Other|Our|She|Since|So|Some|Such|That|The|Their|Then|There|These|They|"
+    "This|We|What|When|While|Yet|You"
 )
-
+_ABBREVIATION = f"(?i:{_ABBREVIATIONS})|{_CAPITALISED}|{_CAPITALISED.upper()}|{_TITLE_OR_LOWER}"
 _ENDINGS = r"(?:[sSdDmM]|ll|LL|re|RE|ve|VE)"
 _CONTRACTION = re.compile(rf"{_Q}{_ENDINGS}|[nN]['’‘`][tT]")
 
@@ -116,7 +112,7 @@ _RULES = tuple(
         r"(</?[A-Za-z!?][^<>]*>)",
         r"(&(?:amp|lt|gt|quot|apos|nbsp|#\d+);)",
         r"((?i:https?)://[^ \t<>|(){}\"]+[^ \t<>|.!?,;:\"'(){}&-])",
-        rf"((?i:www\.)(?:[^ \t<>|.!?,;:\"'(){{}}/]+\.)*[A-Za-z]+(?:/[^ \t<>|()\"]*[^ \t<>|.!?,;:\"'()&-])?)",
+        r"((?i:www\.)(?:[^ \t<>|.!?,;:\"'(){}/]+\.)*[A-Za-z]+(?:/[^ \t<>|()\"]*[^ \t<>|.!?,;:\"'()&-])?)",
         rf"((?:{_A}(?:[A-Za-z0-9ä-]*{_A})?\.)+(?i:com|net|org|edu)(?:/[^ \t<>|()\"]*[^ \t<>|.!?,;:\"'()&-])?)(?!{_W})",
         r"([A-Za-z0-9][A-Za-z0-9_.-]*@(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]+)",
         rf"({_W}*[A-MO-Za-mo-zä])[nN]['’‘`][tT]",  # do|n't, but not cann't
@@ -134,17 +130,17 @@ _RULES = tuple(
         rf"((?i:ol|dunkin|somethin){_Q})(?!{_W})",
         rf"([dDlLjJ]{_Q})",
         rf"([yY]{_Q}){_W}",
-        rf"((?<!\d){_Q}\d\d)(?:[^A-Za-z0-9ä'’]|$)",
+        rf"({_Q}\d\d)(?: |$)",
         rf"((?i:{_Q}em|{_Q}till?|{_Q}cause|{_Q}[nN]{_Q}?|{_Q}[2-9]0s))",
         rf"((?i:cont'd\.?|nor'easter|c'mon|e'er|s'mores|ev'ry|li'l|nat'l|o'o|cap'n|ma'am|c'est))(?!{_W})",
-        rf"({_Q})[A-Za-z][^ ]",
+        r"(')[A-Za-z][^ ]",
         r"([A-Za-z](?:\.[A-Za-z])*\.)",
-        rf"([A-Za-z])\. +(?:{_any(_STARTERS)})(?= |$)",
+        rf"([A-Za-z])\. +(?:{_STARTERS})(?= |$)",
         rf"((?:{_ABBREVIATION})\.)",
-        rf"((?i:{_any(_BEFORE_NUMBERS)})\.) *\d",
-        rf"({_W}{_A}*\.),",
+        rf"((?i:{_BEFORE_NUMBERS})\.) *\d",
+        rf"({_W}{_A}*(?:[.!?]{_W}{_A}*)*\.)[,;:]",
         rf"([-+]?{_NUMBER})",
-        rf"({_A}[A-Za-z0-9ä.,]*(?:-{_A}+)+)",
+        r"([A-Za-z0-9][A-Za-z0-9.,]*(?:-[A-Za-z0-9]+)+)",
         r"((?:\(\d{2,3}\)[ -]?|(?:\+\+?)?(?:\d{2,4}[- ])?\d{2,4}[- ])\d{3,4}[- ]?\d{3,5})",
         r"((?:\d{1,4}[- ])?\d{1,4}/\d{1,4})",
         r"(\d{1,2}[-/]\d{1,2}[-/]\d{2,4})",
@@ -161,7 +157,7 @@ _RULES = tuple(
 )
 # Most of a caption is words between spaces, for which the rules need not be tried; so is its last word and full stop.
 _PLAIN = re.compile(r"[A-Za-z]+(?: +[A-Za-z]+)*(?= |$|, )|[A-Za-z]{2,}(?=\.$)")
-_SPECIAL = frozenset((*_SPLIT, *_ABBREVIATIONS, *_CAPITALISED, *_NOT_UPPER))
+_SPECIAL = frozenset((*_SPLIT, *f"{_ABBREVIATIONS}|{_CAPITALISED}|mfg|mtg|pte|pty|ptys".lower().split("|")))
 
 
 def tokenise_ptb(caption: str) -> list[str]:
