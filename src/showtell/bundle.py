@@ -205,6 +205,8 @@ def _read_entry(path: Path, name: str) -> bytes:
                 raise BundleError(f"{name} in {path} would unpack to more than {_MAX_BYTES} bytes; it is refused")
             with archive.open(name) as entry:
                 return entry.read(_MAX_BYTES)
+    except BundleError:
+        raise
     except KeyError as error:
         raise BundleError(f"{path} has no {name}, so it is no bundle or an incomplete one") from error
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError, ValueError) as error:

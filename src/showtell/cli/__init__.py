@@ -6,6 +6,7 @@ stdout carries results only; messages and progress go to stderr. Exit codes: 0 a
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -16,13 +17,34 @@ _INPUT_FAILED = (DataError, ImageError, TrainingError)
 
 def main() -> None:
     """Runs a command; an error that the user can mend is one sentence on stderr."""
-    from showtell.cli.commands import app
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text
     try:
+        from showtell.cli.commands import app
+
         app(standalone_mode=True)
     except ShowtellError as error:
         print(f"showtell: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, _INPUT_FAILED) else 2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a reader such as `head` has gone
+    except KeyboardInterrupt:  # while typer was still being imported
+        sys.exit(130)
+    except BrokenPipeError:  # a reader such as `head` has gone
+        _flush_or_forget()
         sys.exit(1)
+    except OSError as error:  # of an output: what is read has errors of its own
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"showtell: cannot write{where}: {error.strerror or error}; give another path, or make room",
+            file=sys.stderr,
+        )
+        _flush_or_forget()
+        sys.exit(2)
+
+
+def _flush_or_forget() -> None:
+    """What stdout still holds goes out or, when it cannot, nowhere: Python would complain of it on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -105,7 +105,7 @@ def train(
     from dataclasses import replace
 
     from showtell.cli.progress import reporting
-    from showtell.datasets import read_captions, read_native
+    from showtell.datasets import read_captions, read_folders
     from showtell.learn import require_training_stack
 
     require_training_stack()
@@ -118,7 +118,7 @@ def train(
     settings = replace(settings, train=replace(settings.train, **changes))
     if encoder_weights is not None:
         settings = replace(settings, model=replace(settings.model, encoder_weights=encoder_weights))
-    examples = [example for folder in data for example in read_native(folder)]
+    examples = read_folders(data)
     captions = [example for path in text or () for example in read_captions(path)]
     sources = [f"{path.name} (pictures with captions)" for path in data]
     sources += [f"{path.name} (captions without pictures)" for path in text or ()]
@@ -158,18 +158,18 @@ def evaluate(
     """
     from showtell.captioner import Captioner
     from showtell.cli.progress import reporting
-    from showtell.datasets import read_native
+    from showtell.datasets import read_folders
     from showtell.evaluation import evaluate as run_evaluation
 
-    examples = [example for folder in data for example in read_native(folder)]
+    examples = read_folders(data)
     captioner = Captioner.load(model)
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
         found = run_evaluation(captioner, examples, split, options=options, progress=report)
+    _print_scores(found.scores, as_json)
     if out is not None:
         rows = ({**said.to_json(), "image": name} for name, said in found.captions.items())
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    _print_scores(found.scores, as_json)
     for failure in found.failures:
         print(f"showtell: not scored: {failure.error}", file=sys.stderr)
     if found.failures:
@@ -233,7 +233,8 @@ def encoders(
     from showtell.learn.encoders import list_encoders
 
     names = list_encoders(pattern)
-    print(json.dumps(names) if as_json else "\n".join(names))
+    if as_json or names:
+        print(json.dumps(names) if as_json else "\n".join(names))
     if not names:
         print(f"showtell: no encoder's name contains {pattern!r}", file=sys.stderr)
         raise typer.Exit(1)

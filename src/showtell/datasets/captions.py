@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from showtell.datasets.native import check_references, read_lines
+from showtell.datasets.native import check_references, check_split, read_lines
 from showtell.errors import DataError
 from showtell.records import Example
 
@@ -41,20 +41,21 @@ def read_captions(path: str | Path) -> list[Example]:
 def _read_jsonl(path: Path) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for where, row in read_lines(path):
-        if row.get("split", "train") == "train":
-            groups[str(row.get("image", where))] = list(check_references(row, where))
+        references = check_references(row, where)
+        if check_split(row, where) == "train":
+            groups.setdefault(str(row.get("image", where)), []).extend(references)
     return groups
 
 
 def _read_coco(path: Path) -> dict[str, list[str]]:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(_read(path))
         names = {image["id"]: str(image["file_name"]) for image in content.get("images", [])}
         groups: dict[str, list[str]] = {}
         for row in content["annotations"]:
             name = names.get(row["image_id"], str(row["image_id"]))
-            groups.setdefault(name, []).append(str(row["caption"]))
-    except ValueError as error:
+            groups.setdefault(name, []).extend(check_references({"captions": [row["caption"]]}, f"{path}: {name}"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path} is not COCO annotations ({{"annotations": [...]}}): {error!r}') from error
@@ -62,18 +63,24 @@ def _read_coco(path: Path) -> dict[str, list[str]]:
 
 
 def _read_text(path: Path) -> dict[str, list[str]]:
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    lines = _read(path).splitlines()
     rows = [line.partition("\t") for line in lines if line.strip()]
     if not all(tab and "#" in name for name, tab, _ in rows):
         return {f"{path.name}:{number}": [line] for number, line in enumerate(lines, 1) if line.strip()}
     listing = path.with_name("Flickr_8k.trainImages.txt")
-    kept = set(listing.read_text("utf-8").split()) if listing.is_file() else None
+    kept = set(_read(listing).split()) if listing.is_file() else None
     groups: dict[str, list[str]] = {}
     for name, _, caption in rows:
         image = name.rpartition("#")[0]
         if kept is None or image in kept:
             groups.setdefault(image, []).append(caption)
     return groups
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error

@@ -2,18 +2,19 @@
 
 One JSON object a line:
     {"image": "images/a.jpg", "captions": ["…", …], "split": "train"}
-`image` is a path inside the folder and is the picture's id; `split` is train, val or test (train when absent).
+`image` is a path inside the folder; plainly spelt (`images/a.jpg` for `.\\images\\a.jpg`) it is the picture's id.
+`split` is train, val or test (train when absent).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from showtell.errors import DataError
-from showtell.records import SPLITS, Example
+from showtell.records import SPLITS, Example, Split
 
 
 def read_native(folder: str | Path) -> list[Example]:
@@ -53,6 +54,24 @@ def read_native(folder: str | Path) -> list[Example]:
     return list(examples.values())
 
 
+def read_folders(folders: Iterable[str | Path]) -> list[Example]:
+    """The examples of several folders, one after the other.
+
+    Raises:
+        DataError: As `read_native`, or two folders have a picture of the same id.
+    """
+    examples: dict[str, Example] = {}
+    for folder in folders:
+        for example in read_native(folder):
+            if example.id in examples:
+                raise DataError(
+                    f"both {examples[example.id].image} and {example.image} have the id {example.id!r}; ids must "
+                    f"differ: put the pictures of {folder} in a folder of another name, in its captions.jsonl too"
+                )
+            examples[example.id] = example
+    return list(examples.values())
+
+
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`path:line`, object) of each line of a JSONL file that is not blank."""
     try:
@@ -69,7 +88,11 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+        if "\\ud" in line.lower():
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} holds half a character (\\ud800 to \\udfff alone); write it whole") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}; each line is one object with image and captions") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is {type(row).__name__}, not an object with image and captions")
@@ -77,15 +100,30 @@ def _parse(line: str, where: str) -> dict[str, Any]:
 
 
 def _example(row: dict[str, Any], where: str, folder: Path) -> Example:
-    image, split = row.get("image"), row.get("split", "train")
+    image = row.get("image")
     if not isinstance(image, str) or not image:
         raise DataError(f'{where} has no "image", the path of a picture inside {folder}')
     inside = PurePosixPath(image.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+    if not inside.parts or inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
         raise DataError(f"{where} names {image!r}, which is not inside {folder}; use a path below the folder")
+    return Example(
+        id=str(inside),
+        image=str(folder / inside),
+        references=check_references(row, where),
+        split=check_split(row, where),
+    )
+
+
+def check_split(row: dict[str, Any], where: str) -> Split:
+    """The split of a row, `train` when it names none.
+
+    Raises:
+        DataError: It is none of the three.
+    """
+    split = row.get("split", "train")
     if split not in SPLITS:
         raise DataError(f"{where} has split {split!r}; accepted are {', '.join(SPLITS)}")
-    return Example(id=image, image=str(folder / inside), references=check_references(row, where), split=split)
+    return cast(Split, split)
 
 
 def check_references(row: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -108,5 +146,5 @@ def check_references(row: dict[str, Any], where: str) -> tuple[str, ...]:
 def _names(folder: Path) -> frozenset[str]:
     try:
         return frozenset(entry.name for entry in folder.iterdir())
-    except OSError:
+    except (OSError, ValueError):  # no such folder, or a name that none can have
         return frozenset()

@@ -9,7 +9,9 @@ def require_training_stack() -> None:
     """
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "timm", "onnx", "onnxscript") if find_spec(name) is None]
+    missing = [
+        name for name in ("torch", "torchvision", "timm", "onnx", "onnxscript", "matplotlib") if find_spec(name) is None
+    ]
     if missing:
         raise BackendError(
             f"training needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "

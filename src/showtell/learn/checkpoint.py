@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
-    except (OSError, RuntimeError) as error:  # PyTorch's zip writer reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, as each writer says it
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise TrainingError(

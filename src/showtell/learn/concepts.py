@@ -37,7 +37,7 @@ _HEAD_RATE = 1e-3
 _HEAD_DECAY = 1e-2
 _HEAD_DROPOUT = 0.5  # of features: two thousand pictures overfit a plain head within five epochs
 _HEAD_BATCH = 64
-_TUNE_BATCH = 16
+_TUNE_BATCH = 16  # a quarter of the heads' batch, and a quarter of their rate
 
 
 def choose_concepts(examples: Sequence[Example], vocabulary: Vocabulary, config: ConceptsConfig) -> list[str]:
@@ -95,7 +95,9 @@ def tune_encoder(
 ) -> None:
     """Fine-tunes the encoder's last stages so that a linear head on its mean feature predicts the content words.
 
-    Pictures are flipped at random; unreadable ones are left out. The head is thrown away (see `fit_heads`).
+    In the first epoch only the head learns: a head that knows nothing drives most features to zero (measured: 95 % of
+    them, against 23 % before; Kumar et al. 2022 on why). Pictures are flipped at random; unreadable ones are left out.
+    The head is thrown away (see `fit_heads`).
     """
     tuned = list(encoder.top_parameters(config.stages))
     if not tuned or not config.epochs:
@@ -106,11 +108,18 @@ def tune_encoder(
         parameter.requires_grad_(True)
     head = _new_head(encoder.width, truth_NC)
     optimiser = torch.optim.AdamW(
-        [{"params": tuned, "lr": config.encoder_rate}, {"params": head.parameters(), "lr": _HEAD_RATE}],
+        [
+            {"params": tuned, "lr": config.encoder_rate},
+            {"params": head.parameters(), "lr": _HEAD_RATE * _TUNE_BATCH / _HEAD_BATCH},
+        ],
         weight_decay=_HEAD_DECAY,
     )
     steps = config.epochs * -(-len(examples) // _TUNE_BATCH)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    warm = steps // config.epochs
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        [lambda step: 0.0 if step < warm else 1 - (step - warm) / max(1, steps - warm), lambda step: 1 - step / steps],
+    )
     rng = np.random.default_rng(seed)
     total, seen = 0.0, 0
     for _ in range(config.epochs):

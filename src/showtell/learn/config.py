@@ -76,18 +76,19 @@ class ConceptsConfig:
 
     size: Positive = 800  # content words that are predicted
     min_agreement: Share = 0.12  # of the captions of a picture, beyond chance, that makes a word a content word
-    epochs: Count = 4  # of fine-tuning the encoder on them
-    stages: Count = 2  # of the encoder that are tuned, from its end
-    encoder_rate: Rate = 1e-4  # learning rate of the encoder's tuned stages
+    epochs: Count = 3  # of fine-tuning the encoder on them; in the first one only the head learns
+    stages: Count = 1  # of the encoder that are tuned, from its end
+    encoder_rate: Rate = 2e-5  # learning rate of the encoder's tuned stages
     folds: Annotated[int, Field(ge=2)] = 5  # cross-fitted heads, so that training sees honest predictions
     head_epochs: Positive = 4
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class RunConfig:
-    """All of a run's settings; `describe` is the free text that goes into the model card."""
+    """All of a run's settings; `describe` and `licence` are free text for the model card."""
 
     describe: str = ""
+    licence: str = ""  # of the weights it starts from and of the data
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
@@ -136,7 +137,8 @@ def _first_complaint(error: ValidationError, text: str, where: str) -> str:
         tables, key = [], tables[0]  # a complaint inside a value, such as the second number of a triple
     elif len(tables) > 1:
         tables, key = tables[:1], tables[1]
-    found = re.search(rf"^\s*(?:\[\s*)?{re.escape(key)}\b", text, re.MULTILINE)
+    header = re.search(rf"^[ \t]*\[\s*{re.escape(tables[0])}\s*\]", text, re.MULTILINE) if tables else None
+    found = re.compile(rf"^[ \t]*(?:\[\s*)?{re.escape(key)}\b", re.MULTILINE).search(text, header.end() if header else 0)
     line = f"{where}:{text.count(chr(10), 0, found.start()) + 1}" if found else where
     record = _TABLES[tables[0]] if tables else RunConfig
     if first["type"] == "unexpected_keyword_argument":

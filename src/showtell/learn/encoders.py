@@ -75,7 +75,13 @@ class Encoder(nn.Module):
         self.register_buffer("deviation", 255 * torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
         self.train(False)
         with torch.no_grad():
-            grid = self._grid(torch.zeros(1, preprocessing.size, preprocessing.size, 3, dtype=torch.uint8))
+            try:
+                grid = self._grid(torch.zeros(1, preprocessing.size, preprocessing.size, 3, dtype=torch.uint8))
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"encoder {name!r} does not take pictures of {preprocessing.size} px: {error}; "
+                    "choose another image_size in [model]"
+                ) from error
         self.width: int = grid.shape[1]
         self.rows, self.columns = int(grid.shape[2]), int(grid.shape[3])
 
@@ -89,7 +95,7 @@ class Encoder(nn.Module):
     def _grid(self, pixels_BHWC: Tensor) -> Tensor:
         inputs = (pixels_BHWC.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
         grid: Tensor = self.network.forward_features(inputs)  # type: ignore[operator]
-        if grid.ndim != 4:
+        if grid.ndim != 4 or getattr(self.network, "output_fmt", "NCHW") != "NCHW":
             raise ConfigError(
                 f"encoder {self.name!r} gives features of shape {tuple(grid.shape)} and no grid; "
                 "choose a convolutional network ('showtell encoders' lists them)"
@@ -109,10 +115,11 @@ class Encoder(nn.Module):
         ends = [str(info["module"]) for info in self.network.feature_info]  # type: ignore[union-attr]
         if stages >= len(ends):
             return self.network.parameters()
-        frozen_end = ends[-stages - 1]
-        named = list(self.network.named_parameters())
-        inside = [i for i, (name, _) in enumerate(named) if name.startswith(f"{frozen_end}.")]
-        return iter([parameter for _, parameter in named[inside[-1] + 1 :]])
+        frozen_end = ends[-stages - 1]  # may have no parameters of its own: a ResNet's act1, a VGG's pooling
+        places = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
+        last = max(place for name, place in places.items() if f"{name}.".startswith(f"{frozen_end}."))
+        named = self.network.named_parameters()
+        return iter([parameter for name, parameter in named if places[name.rpartition(".")[0]] > last])
 
     def fingerprint(self) -> str:
         """A hash of the weights and the preprocessing: equal exactly when the features are."""
@@ -133,7 +140,8 @@ def build_encoder(config: ModelConfig) -> Encoder:
     timm = _import_timm()
     name, weights = config.encoder, config.encoder_weights
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        close.sort(key=lambda other: len(other) != len(name))  # 'resnet51' is 'resnet50' sooner than 'resnet51q'
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ConfigError(f"unknown encoder {name!r}; {hint}('showtell encoders' lists them)")
     try:
@@ -143,6 +151,8 @@ def build_encoder(config: ModelConfig) -> Encoder:
     except TypeError as error:
         raise ConfigError(f"encoder {name!r} does not take these encoder_options: {error}") from error
     except Exception as error:
+        if "Invalid pretrained tag" in str(error):
+            raise ConfigError(f"unknown weights in encoder {name!r}: {error} Leave out what follows the dot") from error
         if weights != "pretrained":
             raise
         raise BackendError(
@@ -210,6 +220,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises pickle's own exceptions for files that hold more than tensors
         raise ConfigError(f"{path} is refused: it is not a plain state dict ({type(error).__name__})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{path} does not hold a state dict (a dictionary of tensors)")
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise ConfigError(f"{path} does not hold a state dict (a dictionary of tensors by name)")
     return state

@@ -94,8 +94,10 @@ def train(
         progress=progress,
     )
     loop = _build_loop(run, encoder, store, pictures)
-    _write_description(run, describe or {})
-    run_epochs(loop, resume=resume and (directory / "checkpoint.pt").exists())
+    goes_on = resume and (directory / "checkpoint.pt").exists()
+    if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
+        _write_description(run, describe or {})
+    run_epochs(loop, resume=goes_on)
     draw_curves(directory / "metrics.csv", directory / "curves.png")
     return export_run(directory, progress=progress)
 
@@ -111,6 +113,11 @@ def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
             f"the run in {directory} has other settings than these; go on with those in its config.json, or give "
             "another directory"
         )
+    if not resume:  # what a run that never reached a checkpoint left is of its own settings and data
+        for name in ("encoder.safetensors", "best.safetensors"):
+            (directory / name).unlink(missing_ok=True)
+    if not resume:
+        (directory / "encoder.safetensors").unlink(missing_ok=True)  # of a run that did not get to its first step
     kept.write_text(settings, "utf-8")
 
 
@@ -270,6 +277,7 @@ def _write_description(run: Run, describe: dict[str, Any]) -> None:
     """What `export_run` needs to know of a run, beside its weights."""
     about = {
         "describe": run.config.describe,
+        "licence": run.config.licence,
         **describe,
         "pictures": len(run.train),
         "captions": sum(len(example.references) for example in run.train),
@@ -298,7 +306,8 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         best = checkpoint.read_weights(directory / "best.safetensors")
     except FileNotFoundError as error:
         raise TrainingError(
-            f"{directory} has no {Path(error.filename).name}: no run is there, or its first epoch is not finished"
+            f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first "
+            "epoch is not finished"
         ) from error
     val = [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
     progress("exporting", 0, 3)
@@ -317,7 +326,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     manifest = replace(
         bundle.manifest,
         search={"beam": config.train.beam},
-        config=config.to_json(),
+        config=_portable(config).to_json(),
         training={**training, "parity": {"pictures": parity.pictures, "same_captions": parity.same_captions}},
         scores=scores.to_json(),
     )
@@ -325,6 +334,12 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     target = Path(out) if out is not None else directory / "bundle"
     write_bundle(replace(finished, card=write_card(finished)), target)
     return target
+
+
+def _portable(config: RunConfig) -> RunConfig:
+    """The settings without the folders of this machine."""
+    weights = config.model.encoder_weights
+    return replace(config, model=replace(config.model, encoder_weights=Path(weights).name))
 
 
 def _readable_pixels(examples: Sequence[Example], encoder: Encoder) -> list[NDArray[np.uint8]]:

@@ -157,7 +157,7 @@ def _train_epoch(loop: Loop, optimiser: torch.optim.Optimizer, stop_requested: C
         loss, tokens = caption_loss(loop.decoder, memory, state, batch, config.label_smoothing)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss is {float(loss)} in step {position.step + 1} of epoch {position.epoch + 1}, whose batch is "
+                f"the loss is {loss.item()} in step {position.step + 1} of epoch {position.epoch + 1}, whose batch is "
                 f"{', '.join(source.names[item] for item in items)}; lower learning_rate, or look for damaged features"
             )
         optimiser.zero_grad(set_to_none=True)

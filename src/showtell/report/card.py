@@ -37,6 +37,7 @@ def write_card(bundle: Bundle) -> str:
         "",
         *(f"- {source}" for source in training.get("data", [])),
         "",
+        *([training["licence"], ""] if training.get("licence") else []),
         "## Scores",
         "",
         f"On {scores['n']:,} pictures of the `{scores['split']}` split, beam {scores['beam']}, PTB tokens, the COCO "

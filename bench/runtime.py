@@ -1,0 +1,91 @@
+"""Captions a second of the runtime, against its encoder alone: python bench/runtime.py [--model MODEL] [PICTURE…]
+
+Three rates in one process, measured in turn and several times over; the medians are printed, and their ratio to the
+first: the encoder's session alone on decoded pixels, encoder and beam search on the same pixels, and the whole path
+from the files. The pictures (those of examples/ when none are given) are repeated until there are enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from showtell.captioner import Captioner
+from showtell.decoding import search
+from showtell.images import read_pixels
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def find_pictures(given: list[Path], count: int) -> list[str]:
+    """`count` paths, those of the given files and folders over and over."""
+    found = [
+        str(path) for place in given for path in (sorted(place.glob("*.[jJpP][pPnN]*")) if place.is_dir() else [place])
+    ]
+    if not found:
+        raise SystemExit(f"no .jpg, .jpeg or .png in {', '.join(map(str, given))}")
+    return list(islice(cycle(found), count))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("pictures", nargs="*", type=Path, default=[EXAMPLES], help="files or folders")
+    parser.add_argument("--model", default="default", help="an embedded bundle's name, a directory or a zip")
+    parser.add_argument("--count", type=int, default=64, help="pictures a measurement")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--beam", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+
+    captioner = Captioner.load(arguments.model, threads=arguments.threads)
+    runtime, options = captioner.runtime, captioner.options(beam=arguments.beam)
+    paths = find_pictures(arguments.pictures, arguments.count)
+    pixels = np.stack([read_pixels(path, captioner.manifest.preprocessing) for path in paths])
+    batches = [pixels[i : i + arguments.batch] for i in range(0, len(pixels), arguments.batch)]
+    words: list[int] = []
+
+    def encode() -> None:
+        for batch in batches:
+            runtime.encode(batch)
+
+    def encode_and_search() -> None:
+        for batch in batches:
+            words.extend(len(best[0].tokens) for best in search(runtime, runtime.encode(batch), options))
+
+    def caption_files() -> None:
+        for result in captioner.caption_stream(paths, options, batch=arguments.batch):
+            assert hasattr(result, "text"), result
+
+    works: dict[str, Callable[[], None]] = {
+        "encoder alone": encode,
+        "encoder and search": encode_and_search,
+        "from files": caption_files,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(arguments.repeats + 1):  # the first one warms up
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if repeat:
+                rates[name].append(len(paths) / (time.perf_counter() - start))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    print(
+        f"{captioner.manifest.name} ({captioner.manifest.encoder}), {len(paths)} pictures, batch {arguments.batch}, "
+        f"beam {arguments.beam}, {np.mean(words):.1f} words a caption, {arguments.repeats} repeats"
+    )
+    print("                        /s    ratio  slowest  fastest")
+    for name, rate in median.items():
+        print(
+            f"{name:<18}{rate:8.1f}{rate / median['encoder alone']:9.2f}{min(rates[name]):9.1f}{max(rates[name]):9.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

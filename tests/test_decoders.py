@@ -1,0 +1,271 @@
+"""Every conditioning of the decoder: steps, whole captions, batches, beams, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'train'")
+
+from showtell.decoding import SearchOptions, search  # noqa: E402
+from showtell.learn.batches import CaptionTable  # noqa: E402
+from showtell.learn.config import ModelConfig  # noqa: E402
+from showtell.learn.decoders import Decoder  # noqa: E402
+from showtell.learn.training import TorchStep, caption_loss  # noqa: E402
+from showtell.records import Example  # noqa: E402
+from showtell.text import PAD, START, Vocabulary  # noqa: E402
+
+CONDITIONINGS = ("init", "first", "attention", "concepts")
+B, L, D, V, H, C = 3, 4, 6, 11, 8, 5
+
+
+def build(conditioning: str, seed: int = 0, size: int = V, **changes: Any) -> Decoder:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        conditioning=conditioning,  # type: ignore[arg-type]
+        **{"embedding": 7, "hidden": H, "attention": 5, "dropout": 0.4, **changes},
+    )
+    decoder = Decoder(config, width=D, vocabulary_size=size, concepts=C)
+    with torch.no_grad():  # attention that is far from even
+        for parameter in decoder.parameters():
+            parameter.mul_(3)
+    return decoder.eval()
+
+
+def features(count: int = B, seed: int = 0) -> Any:
+    return torch.randn(count, L, D, generator=torch.Generator().manual_seed(seed))
+
+
+def captions(seed: int = 0) -> tuple[Any, Any]:
+    """Five captions of three pictures, of lengths 1 to 5, padded; and their pictures."""
+    tokens = torch.full((5, 6), PAD)
+    tokens[:, 0] = START
+    generator = torch.Generator().manual_seed(seed)
+    for row, length in enumerate((3, 5, 1, 4, 2)):
+        tokens[row, 1 : 1 + length] = torch.randint(4, V, (length,), generator=generator)
+    return tokens, torch.tensor([0, 0, 1, 2, 2])
+
+
+def parts(state: dict[str, Any], rows: Any) -> dict[str, Any]:
+    return {name: value[rows] for name, value in state.items()}
+
+
+@pytest.fixture(params=CONDITIONINGS)
+def decoder(request: pytest.FixtureRequest) -> Decoder:
+    return build(request.param)
+
+
+def test_shapes(decoder: Decoder) -> None:
+    memory, state = decoder.start(features())
+    assert {name: tuple(value.shape) for name, value in state.items()} == {"hidden": (B, H), "cell": (B, H)}
+    expected = {"attention": {"keys": (B, L, 5), "values": (B, L, 5)}, "concepts": {"context": (B, 7)}}
+    conditioning = decoder.config.conditioning
+    assert {name: tuple(value.shape) for name, value in memory.items()} == expected.get(conditioning, {})
+    step = decoder.step(torch.full((B,), START), memory, state)
+    assert step.logits_NV.shape == (B, V)
+    assert {name: value.shape for name, value in step.state.items()} == {n: v.shape for n, v in state.items()}
+    if conditioning == "attention":
+        assert decoder.attends
+        assert step.alpha_NL.shape == (B, L)
+        np.testing.assert_allclose(step.alpha_NL.sum(1).detach(), 1, atol=1e-6)
+        assert step.alpha_NL.std(1).min() > 1e-3
+    else:
+        assert step.alpha_NL is None
+    tokens, rows = captions()
+    assert decoder(memory, state, tokens, rows).shape == (int((tokens != PAD).sum()), V)
+
+
+def test_steps_say_what_teacher_forcing_says(decoder: Decoder) -> None:
+    tokens, rows = captions()
+    memory, state = decoder.start(features())
+    forced = decoder(memory, state, tokens, rows)
+    memory, state = parts(memory, rows), parts(state, rows)
+    stepped = []
+    for tokens_N in tokens.unbind(1):
+        step = decoder.step(tokens_N, memory, state)
+        state = step.state
+        stepped.append(step.logits_NV)
+    torch.testing.assert_close(torch.stack(stepped, 1)[tokens != PAD], forced, rtol=1e-4, atol=1e-5)
+    assert forced.std(0).min() > 1e-3  # places differ
+
+
+def test_a_batch_says_what_each_picture_alone_says(decoder: Decoder) -> None:
+    tokens, rows = captions()
+    together = decoder(*decoder.start(features()), tokens, rows)
+    lengths = (tokens != PAD).sum(1).tolist()
+    for row, part in enumerate(together.split(lengths)):
+        alone = decoder(
+            *decoder.start(features()[rows[row]][None]), tokens[row : row + 1, : lengths[row]], torch.tensor([0])
+        )
+        torch.testing.assert_close(part, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_picture_matters(decoder: Decoder) -> None:
+    tokens, rows = captions()
+    one, other = (decoder(*decoder.start(features(seed=seed)), tokens, rows) for seed in (0, 1))
+    assert (one - other).abs().max() > 1e-2
+
+
+def batch_of(decoder: Decoder, padding: int = 0) -> Any:
+    words = [f"w{number}" for number in range(V - 4)]
+    vocabulary = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", *words))
+    texts = (("w0 w1 w2", "w3"), ("w4 w5",), ("w6 w0 w0 w1", "w2 w3"))
+    examples = [Example(str(number), None, references) for number, references in enumerate(texts)]
+    batch = CaptionTable(examples, vocabulary, 9).batch(np.arange(B))
+    more = torch.full((len(batch.tokens_NT), padding), PAD)
+    return vocabulary, batch._replace(tokens_NT=torch.cat((batch.tokens_NT, more), 1))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padding_does_not_move_the_loss(decoder: Decoder, smoothing: float) -> None:
+    results = []
+    for padding in (0, 5):
+        decoder.zero_grad()
+        batch = batch_of(decoder, padding)[1]
+        loss, tokens = caption_loss(decoder, *decoder.start(features()), batch, smoothing)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in decoder.parameters() if p.grad is not None])
+        results.append((loss.item(), tokens, gradient))
+    assert results[0][1] == results[1][1] == 3 + 1 + 2 + 4 + 2 + 5  # words and an END each
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
+    torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-4, atol=1e-6)
+    assert decoder.words.weight.grad[PAD].abs().max() == 0
+
+
+def test_the_loss_is_the_mean_negative_log_probability(decoder: Decoder) -> None:
+    _, batch = batch_of(decoder)
+    memory, state = decoder.start(features())
+    total = 0.0
+    for tokens_T, row in zip(batch.tokens_NT, batch.rows_N, strict=True):
+        one_memory, one_state = (parts(part, slice(int(row), int(row) + 1)) for part in (memory, state))
+        for before, after in zip(tokens_T[:-1], tokens_T[1:], strict=True):
+            if after == PAD:
+                break
+            step = decoder.step(before[None], one_memory, one_state)
+            one_state = step.state
+            total -= step.logits_NV.log_softmax(-1)[0, after].item()
+    loss, tokens = caption_loss(decoder, memory, state, batch, 0.0)
+    assert loss.item() * tokens == pytest.approx(total, rel=1e-5)
+
+
+def test_a_weight_of_two_is_the_caption_twice(decoder: Decoder) -> None:
+    _, batch = batch_of(decoder)
+    weights = batch.weights_N.clone()
+    weights[1] = 2
+    twice = batch._replace(
+        tokens_NT=torch.cat((batch.tokens_NT, batch.tokens_NT[1:2])),
+        rows_N=torch.cat((batch.rows_N, batch.rows_N[1:2])),
+        weights_N=torch.ones(len(batch.weights_N) + 1),
+    )
+    start = decoder.start(features())
+    weighted, repeated = (
+        caption_loss(decoder, *start, each, 0.1) for each in (batch._replace(weights_N=weights), twice)
+    )
+    assert weighted[1] == repeated[1]
+    assert weighted[0].item() == pytest.approx(repeated[0].item(), rel=1e-5)
+    assert weighted[0].item() != pytest.approx(caption_loss(decoder, *start, batch, 0.1)[0].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("K", [2, 3])
+def test_hypotheses_of_a_picture_share_its_memory(decoder: Decoder, K: int) -> None:
+    memory, state = decoder.start(features())
+    rows = torch.arange(B).repeat_interleave(K)
+    state = {name: value[rows] + torch.randn(B * K, H) for name, value in state.items()}
+    tokens_N = torch.randint(4, V, (B * K,), generator=torch.Generator().manual_seed(K))
+    shared = decoder.step(tokens_N, memory, state)  # memory has B rows, the rest B * K
+    copied = decoder.step(tokens_N, parts(memory, rows), state)
+    torch.testing.assert_close(shared.logits_NV, copied.logits_NV, rtol=1e-4, atol=1e-5)
+    for name in state:
+        torch.testing.assert_close(shared.state[name], copied.state[name], rtol=1e-4, atol=1e-5)
+    if decoder.attends:
+        torch.testing.assert_close(shared.alpha_NL, copied.alpha_NL, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_kept_between_calls(decoder: Decoder) -> None:
+    tokens, rows = captions()
+    before = decoder(*decoder.start(features()), tokens, rows)
+    decoder.start(features(7, seed=5))
+    decoder.step(torch.tensor([4]), *decoder.start(features(1, seed=2)))
+    assert torch.equal(decoder(*decoder.start(features()), tokens, rows), before)
+
+
+def test_dropout_acts_in_training_alone(decoder: Decoder) -> None:
+    tokens, rows = captions()
+    start = decoder.start(features())
+    assert torch.equal(decoder(*start, tokens, rows), decoder(*start, tokens, rows))
+    decoder.train()
+    assert not torch.equal(decoder(*start, tokens, rows), decoder(*start, tokens, rows))
+
+
+def test_concepts_begin_from_logits_as_from_pictures() -> None:
+    decoder = build("concepts")
+    memory, state = decoder.start(features())
+    again_memory, again_state = decoder.start_from_concepts(decoder.head(features().mean(1)))
+    torch.testing.assert_close(memory, again_memory)
+    torch.testing.assert_close(state, again_state)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_gradients_are_finite_differences(conditioning: str) -> None:
+    """Of the loss by the features and by every parameter, in float64, dropout off."""
+    decoder = build(conditioning).double()
+    _, batch = batch_of(decoder)
+    batch = batch._replace(weights_N=batch.weights_N.double())
+    inputs = features().double().requires_grad_(True)
+
+    def loss() -> Any:
+        return caption_loss(decoder, *decoder.start(inputs), batch, 0.1)[0]
+
+    loss().backward()
+    rng = np.random.default_rng(0)
+    tensors = {"features": inputs, **dict(decoder.named_parameters())}
+    if conditioning == "attention":
+        assert {"keys.weight", "query.weight", "values.weight", "gate.weight"} <= tensors.keys()
+    for name, tensor in tensors.items():
+        assert tensor.grad is not None, name
+        assert tensor.grad.isfinite().all()
+        flat = tensor.data.view(-1)
+        places = rng.choice(len(flat), min(4, len(flat)), replace=False)
+        for place in places.tolist():
+            if name == "words.weight" and place < decoder.words.embedding_dim:
+                continue  # PAD's vector has no gradient by definition
+            kept, h = float(flat[place]), 1e-5
+            with torch.no_grad():
+                flat[place] = kept + h
+                above = loss().item()
+                flat[place] = kept - h
+                below = loss().item()
+                flat[place] = kept
+            assert tensor.grad.view(-1)[place].item() == pytest.approx((above - below) / (2 * h), rel=1e-4, abs=1e-8), (
+                name
+            )
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_one_batch_can_be_learned_by_heart(conditioning: str) -> None:
+    texts = (
+        "a red dog runs over the wet grass",
+        "two small boats near a pier",
+        "the cat sleeps",
+        "a man on a red bicycle by the sea",
+    )
+    examples = [Example(str(number), None, (text,)) for number, text in enumerate(texts)]
+    vocabulary = Vocabulary.build([text.split() for text in texts])
+    batch = CaptionTable(examples, vocabulary, 20).batch(np.arange(4))
+    pictures = features(4)
+    torch.manual_seed(0)
+    config = ModelConfig(conditioning=conditioning, embedding=32, hidden=48, attention=32, dropout=0.0)  # type: ignore[arg-type]
+    decoder = Decoder(config, width=D, vocabulary_size=len(vocabulary), concepts=16)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=2e-2)
+    for _ in range(80):
+        loss, _ = caption_loss(decoder, *decoder.start(pictures), batch, 0.0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.05
+    found = search(TorchStep(decoder), pictures.numpy(), SearchOptions(beam=3, block_ngrams=0))
+    assert [" ".join(vocabulary.decode(best[0].tokens)) for best in found] == list(texts)
+    turned = search(TorchStep(decoder), pictures.flip(0).numpy(), SearchOptions(beam=1))
+    assert [" ".join(vocabulary.decode(best[0].tokens)) for best in turned] == list(texts[::-1])
