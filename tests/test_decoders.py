@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_the_loss_is_the_mean_negative_log_probability(decoder: Decoder) -> None
     total = 0.0
     for tokens_T, row in zip(batch.tokens_NT, batch.rows_N, strict=True):
         one_memory, one_state = (parts(part, slice(int(row), int(row) + 1)) for part in (memory, state))
-        for before, after in zip(tokens_T[:-1], tokens_T[1:], strict=True):
+        for before, after in pairwise(tokens_T):
             if after == PAD:
                 break
             step = decoder.step(before[None], one_memory, one_state)

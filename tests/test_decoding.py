@@ -57,9 +57,7 @@ class Toy:
         prefix_N = scramble(state["prefix"] * MIX + tokens_N.astype(np.uint64))
         key_N = scramble(prefix_N + np.repeat(memory["seed"], N // B) * np.uint64(7919))
         logprobs_NV = self.logprobs(key_N)
-        alpha_NL = np.stack([np.repeat(memory["seed"], N // B), key_N % np.uint64(1000)], 1).astype(
-            np.float64
-        )
+        alpha_NL = np.stack([np.repeat(memory["seed"], N // B), key_N % np.uint64(1000)], 1).astype(np.float64)
         return StepOutput(
             logprobs_NV, {"prefix": prefix_N, "depth": state["depth"] + 1}, alpha_NL if self.attends else None
         )
@@ -206,9 +204,7 @@ def check(one: Hypothesis, toy: Toy, seed: int, options: SearchOptions) -> None:
     assert len(one.tokens) + one.ended <= options.max_length
     assert not one.ended or len(one.tokens) >= options.min_length
     answers = [toy.after(seed, one.tokens[:i]) for i in range(len(one.tokens) + 1)]
-    assert one.token_logprobs == tuple(
-        float(own[token]) for (own, _), token in zip(answers, one.tokens, strict=False)
-    )
+    assert one.token_logprobs == tuple(float(own[token]) for (own, _), token in zip(answers, one.tokens, strict=False))
     assert one.end_logprob == (float(answers[-1][0][END]) if one.ended else None)
     assert one.logprob == pytest.approx(sum(one.token_logprobs) + (one.end_logprob or 0.0))
     assert one.score == pytest.approx(score((one.tokens, one.logprob, one.ended), options))
@@ -277,9 +273,7 @@ class Parrot(Toy):
 def test_no_ngram_comes_twice(size: int) -> None:
     (free,) = search(Parrot(V=12), features(1), SearchOptions(max_length=8, block_ngrams=0))
     assert free[0].tokens == (WORDS,) * 8
-    (found,) = search(
-        Parrot(V=12), features(1), SearchOptions(beam=3, top=3, max_length=8, block_ngrams=size)
-    )
+    (found,) = search(Parrot(V=12), features(1), SearchOptions(beam=3, top=3, max_length=8, block_ngrams=size))
     assert [len(one.tokens) for one in found] == [8, 8, 8]
     assert not any(repeats(one.tokens, size) for one in found)
     assert all(WORDS in one.tokens for one in found)
@@ -389,9 +383,7 @@ def test_a_start_with_a_wrong_number_of_rows(part: str) -> None:
     class Misshapen(Toy):
         def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
             memory, state = super().start(features_BLD)
-            return memory | ({"keys": np.zeros((1, 2))} if part == "memory" else {}), state | {
-                "keys": np.zeros(())
-            }
+            return memory | ({"keys": np.zeros((1, 2))} if part == "memory" else {}), state | {"keys": np.zeros(())}
 
     shape = r"\(1, 2\)" if part == "memory" else r"\(\)"
     with pytest.raises(BackendError, match=rf"the decoder's {part} 'keys' has shape {shape} for 2 pictures"):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections import OrderedDict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_top_parameters_are_those_after_the_frozen_stage(name: str) -> None:
     groups = [[named[id(parameter)] for parameter in encoder.top_parameters(count)] for count in range(stages + 1)]
     assert groups[0] == []
     assert groups[-1] == list(named.values())
-    for fewer, more in zip(groups, groups[1:], strict=False):
+    for fewer, more in pairwise(groups):
         assert more[len(more) - len(fewer) :] == fewer  # each is the tail of the next
         assert len(more) >= len(fewer)
     if name == "resnet50":
@@ -334,7 +335,7 @@ def test_a_network_without_a_grid_in_front_is_refused(name: str) -> None:
 
 
 def test_a_picture_too_small_for_the_network_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'inception_v3' does not take pictures of 32 px.*choose another image_size"):
+    with pytest.raises(ConfigError, match=r"'inception_v3' does not take pictures of 32 px.*choose another image_size"):
         build_encoder(ModelConfig(encoder="inception_v3", encoder_weights="random", image_size=32))
 
 

@@ -163,7 +163,12 @@ def test_a_picture_that_cannot_be_read_is_a_failure_with_a_zero_row(
     assert read[0].any()
     np.testing.assert_allclose(read[[0, 3]], encode(encoder, [examples[0], examples[3]]), rtol=2e-3, atol=1e-2)
     lines = (tmp_path / "store" / "index.jsonl").read_text("utf-8").splitlines()
-    assert [sorted(json.loads(line)) for line in lines] == [["image"], ["error", "image"], ["error", "image"], ["image"]]
+    assert [sorted(json.loads(line)) for line in lines] == [
+        ["image"],
+        ["error", "image"],
+        ["error", "image"],
+        ["image"],
+    ]
 
 
 def test_a_batch_of_failures_alone_is_recorded(encoder: Encoder, tmp_path: Path) -> None:
@@ -172,5 +177,5 @@ def test_a_batch_of_failures_alone_is_recorded(encoder: Encoder, tmp_path: Path)
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not a feature store.*extract the features again"):
+    with pytest.raises(DataError, match=r"is not a feature store.*extract the features again"):
         FeatureStore(tmp_path)

@@ -128,9 +128,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 4), (3, 4)])
-def test_every_step_can_be_the_last(
-    epoch: int, step: int, train: Train, settings: RunConfig, tmp_path: Path
-) -> None:
+def test_every_step_can_be_the_last(epoch: int, step: int, train: Train, settings: RunConfig, tmp_path: Path) -> None:
     train(settings, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "stopped", progress=at_step(epoch, step, interrupt))
@@ -228,7 +226,7 @@ def test_a_run_with_other_settings_is_not_gone_on_with(train: Train, settings: R
     directory = tmp_path / "run"
     train(settings, directory)
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-    with pytest.raises(TrainingError, match="has other settings than these; go on with those in its config.json"):
+    with pytest.raises(TrainingError, match=r"has other settings than these; go on with those in its config\.json"):
         train(replace(settings, train=replace(settings.train, learning_rate=1e-4)), directory, resume=True)
     with pytest.raises(ConfigError, match="already holds a run; go on with it with --resume, or give another dir"):
         train(settings, directory)
@@ -338,7 +336,7 @@ def test_a_disk_that_is_really_full_is_told_in_a_sentence(kind: str, tmp_path: P
 
 
 def test_a_damaged_or_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="there is no checkpoint at .*; start the run without --resume"):
+    with pytest.raises(TrainingError, match=r"there is no checkpoint at .*; start the run without --resume"):
         checkpoint.read_checkpoint(tmp_path / "checkpoint.pt")
     checkpoint.write_checkpoint(tmp_path / "checkpoint.pt", {"a": torch.zeros(100)})
     content = (tmp_path / "checkpoint.pt").read_bytes()
@@ -481,7 +479,9 @@ def test_a_run_learns_to_tell_pictures_apart(toy_run: Path, toy_data: Path) -> N
     assert scores["CIDEr"] > scores["constant_CIDEr"]
     assert scores["CIDEr"] == pytest.approx(max(row["CIDEr"] for row in rows), abs=1e-5)
     captioner = Captioner.load(toy_run / "bundle")
-    red, green = captioner.caption([str(toy_data / "images" / f"{name}.png") for name in ("red_square", "green_circle")])
+    red, green = captioner.caption(
+        [str(toy_data / "images" / f"{name}.png") for name in ("red_square", "green_circle")]
+    )
     assert "red" in red.text  # type: ignore[union-attr]
     assert "green" in green.text  # type: ignore[union-attr]
     assert (toy_run / "curves.png").read_bytes().startswith(b"\x89PNG")

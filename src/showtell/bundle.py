@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _read_manifest(data: bytes, where: str) -> Manifest:
     try:
         content = json.loads(data)
         version = content["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"bundle.json in {where} is damaged: {error!r}; copy or download the bundle again") from error
     if not isinstance(version, int) or version > FORMAT:
         raise BundleError(
@@ -179,14 +180,15 @@ def _open(source: str | Path) -> tuple[Callable[[str], bytes], str]:
     if path.is_file():
         return lambda name: _read_entry(path, name), str(path)
     if str(source) in list_embedded():
-        return lambda name: (embedded / name).read_bytes(), f"the embedded bundle {source!r}"
+        where = f"the embedded bundle {str(source)!r}"
+        return lambda name: _read_file(embedded / name, where), where
     raise BundleError(
         f"there is no model {str(source)!r}; accepted are a bundle's directory, its zip file, or one of: "
         + ", ".join(list_embedded())
     )
 
 
-def _read_file(path: Path, where: str) -> bytes:
+def _read_file(path: Path | Traversable, where: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

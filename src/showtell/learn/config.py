@@ -66,7 +66,8 @@ class TrainConfig:
     min_count: Positive = 5  # rarer words are UNK
     max_words: Positive = 25  # longer captions are cut for training (never for scoring)
     patience: Positive = 5  # epochs without a better validation CIDEr before the run stops
-    beam: Positive = 3  # of the validation search
+    beam: Positive = 3  # of the validation search, and of the bundle unless its user asks for another
+    length_penalty: Annotated[float, Field(ge=0)] = 0.7  # likewise; 1 ranks captions by the mean of a word
     val_pictures: Positive | None = None  # score the first so many only; None: all of them
 
 
@@ -138,7 +139,8 @@ def _first_complaint(error: ValidationError, text: str, where: str) -> str:
     elif len(tables) > 1:
         tables, key = tables[:1], tables[1]
     header = re.search(rf"^[ \t]*\[\s*{re.escape(tables[0])}\s*\]", text, re.MULTILINE) if tables else None
-    found = re.compile(rf"^[ \t]*(?:\[\s*)?{re.escape(key)}\b", re.MULTILINE).search(text, header.end() if header else 0)
+    entry = re.compile(rf"^[ \t]*(?:\[\s*)?{re.escape(key)}\b", re.MULTILINE)
+    found = entry.search(text, header.end() if header else 0)
     line = f"{where}:{text.count(chr(10), 0, found.start()) + 1}" if found else where
     record = _TABLES[tables[0]] if tables else RunConfig
     if first["type"] == "unexpected_keyword_argument":

@@ -101,9 +101,11 @@ class Decoder(nn.Module):
     def start_from_concepts(self, logits_BC: Tensor) -> tuple[State, State]:
         """The same from the content words' logits, for captions that have no picture.
 
-        The square root spreads the small probabilities that most content words have.
+        The square root spreads the small probabilities that most content words have. It is taken of the logarithm,
+        since ONNX Runtime's sigmoid is off by 1e-7, which is 3e-4 after a root near zero.
         """
-        context_BE = torch.tanh(self.context(torch.sigmoid(logits_BC).sqrt()))
+        roots_BC = torch.exp(-0.5 * functional.softplus(-logits_BC))
+        context_BE = torch.tanh(self.context(roots_BC))
         return {"context": context_BE}, self._initial_state(context_BE)
 
     def _initial_state(self, source: Tensor) -> State:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from showtell.bundle import write_bundle
 from showtell.captioner import Captioner
-from showtell.decoding import SearchOptions
 from showtell.errors import ConfigError, DataError, ImageError, TrainingError
 from showtell.evaluation import evaluate
 from showtell.images import read_pixels
@@ -35,6 +34,7 @@ from showtell.learn.training import (
     Validation,
     build_vocabulary,
     run_epochs,
+    search_options,
     store_start,
 )
 from showtell.records import Example
@@ -42,7 +42,7 @@ from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
 from showtell.text import Vocabulary
 
-_PARITY_PICTURES = 64
+_PARITY_PICTURES = 200  # of val, on which the export is compared with PyTorch
 
 
 @dataclass
@@ -317,7 +317,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     decoder.load_state_dict(best)
     bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)
     progress("comparing with PyTorch", 1, 3)
-    options = SearchOptions(beam=config.train.beam)
+    options = search_options(config.train)
     parity = check_parity(bundle, encoder, decoder, _readable_pixels(val, encoder), options)
     if config.model.half:
         bundle = halve(bundle)
@@ -325,7 +325,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     scores = evaluate(Captioner(bundle), val, "val", options=options, progress=progress).scores
     manifest = replace(
         bundle.manifest,
-        search={"beam": config.train.beam},
+        search={"beam": options.beam, "length_penalty": options.length_penalty},
         config=_portable(config).to_json(),
         training={**training, "parity": {"pictures": parity.pictures, "same_captions": parity.same_captions}},
         scores=scores.to_json(),

@@ -238,6 +238,11 @@ def _to_torch(arrays: Arrays) -> State:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def search_options(config: TrainConfig) -> SearchOptions:
+    """The search by which a run is validated and its bundle speaks."""
+    return SearchOptions(beam=config.beam, length_penalty=config.length_penalty)
+
+
 def caption_examples(
     decoder: Decoder,
     vocabulary: Vocabulary,
@@ -264,7 +269,7 @@ def _validate(loop: Loop) -> dict[str, float | int | str]:
             memory, state = loop.decoder.start(torch.from_numpy(validation.read(items)))
             value, count = caption_loss(loop.decoder, memory, state, batch, 0.0)
             loss, tokens = loss + float(value) * count, tokens + count
-    texts = list(caption_examples(loop.decoder, loop.vocabulary, validation, SearchOptions(beam=config.beam)))
+    texts = list(caption_examples(loop.decoder, loop.vocabulary, validation, search_options(config)))
     candidates = {example.id: text for example, text in zip(validation.examples, texts, strict=True)}
     references = {example.id: example.references for example in validation.examples}
     metrics = score(candidates, references, split="val", beam=config.beam).metrics

@@ -23,6 +23,7 @@ def write_card(bundle: Bundle) -> str:
         f"| encoder | {manifest.encoder}, {manifest.preprocessing.size} px, {manifest.preprocessing.fit} |",
         f"| decoder | LSTM {model['hidden']}, conditioning `{model['conditioning']}`, {len(bundle.vocabulary)} words |",
         f"| weights | {millions:.1f} million, {_weights_type(bundle)} |",
+        f"| search | {', '.join(f'{key} {value}' for key, value in manifest.search.items())} |",
         f"| made by | showtell {manifest.package}, settings in `bundle.json` |",
         "",
         "## Training data",
