@@ -213,3 +213,8 @@ def test_an_evaluation_of_nothing_is_named(captioner: Captioner, toy_data: Path)
         DataError, match=r"none of the 6 pictures of 'val' can be read; the first: gone\.png does not ex"
     ):
         evaluate(captioner, gone, "val")
+
+
+def test_one_path_is_not_taken_letter_by_letter(captioner: Captioner) -> None:
+    with pytest.raises(TypeError, match=r"give a list of pictures: \['photo.jpg'\]"):
+        captioner.caption("photo.jpg")

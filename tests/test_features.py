@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,3 +181,15 @@ def test_a_batch_of_failures_alone_is_recorded(encoder: Encoder, tmp_path: Path)
 def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a feature store.*extract the features again"):
         FeatureStore(tmp_path)
+
+
+def test_a_disk_without_room_is_told_before_the_first_picture(
+    encoder: Encoder, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"the features need .* GB at .*No space left on device; make room"):
+        extract_features(encoder, examples, tmp_path / "store", pooled=True)
+    assert not (tmp_path / "store" / "features.npy").exists()

@@ -133,6 +133,8 @@ class Captioner:
         limits: ImageLimits | None = None,
     ) -> Iterator[Caption | Failure]:
         """The same one by one, for any number of pictures in bounded memory."""
+        if isinstance(images, str | bytes | os.PathLike):
+            raise TypeError(f"give a list of pictures: [{images!r:.60}]")
         options = options or self.options()
         pictures = self._read_ahead(images, 2 * batch, limits or ImageLimits())
         while group := list(islice(pictures, batch)):

@@ -77,6 +77,7 @@ class ConceptsConfig:
 
     size: Positive = 800  # content words that are predicted
     min_agreement: Share = 0.12  # of the captions of a picture, beyond chance, that makes a word a content word
+    min_lift: Annotated[float, Field(ge=1)] = 2.5  # how much likelier a content word is where another caption has it
     epochs: Count = 3  # of fine-tuning the encoder on them; in the first one only the head learns
     stages: Count = 1  # of the encoder that are tuned, from its end
     encoder_rate: Rate = 2e-5  # learning rate of the encoder's tuned stages

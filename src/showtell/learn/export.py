@@ -125,7 +125,8 @@ def check_parity(
             best[0].tokens == tokens for best, tokens in zip(search(runtime, features, options), captions, strict=True)
         )
     parity = Parity(len(pixels), feature_gap, logprob_gap, same / max(len(pixels), 1))
-    if feature_gap > _FEATURE_TOLERANCE or logprob_gap > _LOGPROB_TOLERANCE or parity.same_captions < 0.98:
+    close = feature_gap <= _FEATURE_TOLERANCE and logprob_gap <= _LOGPROB_TOLERANCE
+    if not close or len(pixels) - same > max(1, 0.02 * len(pixels)):  # a few captions are as likely as their second
         raise BackendError(
             f"the exported graphs do not say what PyTorch says: {parity}; "
             f"tolerated are {_FEATURE_TOLERANCE} for features and {_LOGPROB_TOLERANCE} for log-probabilities"

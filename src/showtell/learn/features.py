@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -104,7 +105,7 @@ def extract_features(
         path = directory / "features.npy"
         shape = (len(examples), 1 if pooled else encoder.rows * encoder.columns, encoder.width)
         if done == 0:
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            _allocate(path, shape)
             (directory / "store.json").write_text(json.dumps(about), "utf-8")
         features = np.load(path, mmap_mode="r+")
         with (directory / "index.jsonl").open("a", encoding="utf-8") as index:
@@ -118,6 +119,19 @@ def extract_features(
                 done += len(batch)
                 progress("encoding pictures", done, len(examples))
     return FeatureStore(directory)
+
+
+def _allocate(path: Path, shape: tuple[int, int, int]) -> None:
+    """An empty array on disk; its blocks are reserved, since a full disk would kill the process at a later write."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            size = path.stat().st_size / 1e9
+            path.unlink()
+            raise DataError(f"the features need {size:.1f} GB at {path.parent}: {error.strerror}; make room") from error
 
 
 def _resume(directory: Path, about: dict[str, object], examples: Sequence[Example]) -> int:

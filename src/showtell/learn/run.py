@@ -116,8 +116,6 @@ def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
     if not resume:  # what a run that never reached a checkpoint left is of its own settings and data
         for name in ("encoder.safetensors", "best.safetensors"):
             (directory / name).unlink(missing_ok=True)
-    if not resume:
-        (directory / "encoder.safetensors").unlink(missing_ok=True)  # of a run that did not get to its first step
     kept.write_text(settings, "utf-8")
 
 
