@@ -436,13 +436,13 @@ def test_a_stopped_training_goes_on(toy_data: Path, tmp_path: Path, tiny: Path) 
         text=True,
     )
     with process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (out / "checkpoint.pt").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=240)
     assert (process.returncode, stdout) == (130, "")
     assert f"showtell: stopped; go on with the same command and --resume (run in {out})" in stderr
     assert "Traceback" not in stderr

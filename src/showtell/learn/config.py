@@ -65,6 +65,8 @@ class TrainConfig:
     label_smoothing: Share = 0.1
     min_count: Positive = 5  # rarer words are UNK
     max_words: Positive = 25  # longer captions are cut for training (never for scoring)
+    pair_epochs: Count = 0  # further passes over the pictures with captions alone, after text has been learned
+    pair_rate: Rate = 5e-5  # their learning rate, constant
     patience: Positive = 5  # epochs without a better validation CIDEr before the run stops
     beam: Positive = 3  # of the validation search, and of the bundle unless its user asks for another
     length_penalty: Annotated[float, Field(ge=0)] = 0.7  # likewise; 1 ranks captions by the mean of a word

@@ -27,6 +27,7 @@ from showtell.learn.training import TorchStep
 from showtell.text import START, Vocabulary
 
 _EXTERNAL_BYTES = 1024  # smaller initialisers stay inside the graph
+_HALF = ".half"  # what the name of a float16 weight ends in
 _FEATURE_TOLERANCE = 1e-3  # of the largest feature
 _LOGPROB_TOLERANCE = 1e-3  # nats a word
 
@@ -156,9 +157,33 @@ def _step_gap(
 
 
 def halve(bundle: Bundle) -> Bundle:
-    """The same bundle with its weights rounded to float16: half the size on disk; it computes in float32."""
-    weights = {name: array.astype(np.float16) for name, array in bundle.weights.items()}
-    return Bundle(bundle.manifest, bundle.vocabulary, bundle.graphs, weights, bundle.card)
+    """The same bundle with its weights rounded to float16, half the size on disk; each is cast back where it is used.
+
+    ONNX Runtime casts them once, when it opens the graph, unless it is told not to optimise.
+    """
+    graphs = {graph: _cast_back(data) for graph, data in bundle.graphs.items()}
+    weights = {f"{name}{_HALF}": array.astype(np.float16) for name, array in bundle.weights.items()}
+    return Bundle(bundle.manifest, bundle.vocabulary, graphs, weights, bundle.card)
+
+
+def _cast_back(graph: bytes) -> bytes:
+    """The graph with its external initialisers in float16 and a cast behind each."""
+    model = onnx.load_model_from_string(graph)
+    casts = []
+    for initialiser in model.graph.initializer:
+        if initialiser.data_location == onnx.TensorProto.EXTERNAL:
+            name = initialiser.name
+            initialiser.name = name + _HALF
+            initialiser.data_type = onnx.TensorProto.FLOAT16
+            for entry in initialiser.external_data:
+                if entry.key == "length":
+                    entry.value = str(int(entry.value) // 2)
+            casts.append(onnx.helper.make_node("Cast", [name + _HALF], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 class _Start(nn.Module):

@@ -36,6 +36,7 @@ from showtell.learn.training import (
     run_epochs,
     search_options,
     store_start,
+    tune_on_pairs,
 )
 from showtell.records import Example
 from showtell.report.card import write_card
@@ -98,6 +99,7 @@ def train(
     if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
         _write_description(run, describe or {})
     run_epochs(loop, resume=goes_on)
+    tune_on_pairs(loop)
     draw_curves(directory / "metrics.csv", directory / "curves.png")
     return export_run(directory, progress=progress)
 
@@ -114,7 +116,7 @@ def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
             "another directory"
         )
     if not resume:  # what a run that never reached a checkpoint left is of its own settings and data
-        for name in ("encoder.safetensors", "best.safetensors"):
+        for name in ("encoder.safetensors", "best.safetensors", "tuned.safetensors"):
             (directory / name).unlink(missing_ok=True)
     kept.write_text(settings, "utf-8")
 
@@ -301,7 +303,8 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         training = json.loads((directory / "data.json").read_text("utf-8"))
         vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
         rows = [json.loads(line) for line in (directory / "val.jsonl").read_text("utf-8").splitlines()]
-        best = checkpoint.read_weights(directory / "best.safetensors")
+        tuned = directory / "tuned.safetensors"
+        best = checkpoint.read_weights(tuned if tuned.exists() else directory / "best.safetensors")
     except FileNotFoundError as error:
         raise TrainingError(
             f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first "

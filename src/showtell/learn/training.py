@@ -6,7 +6,7 @@ A run directory holds
     encoder.safetensors  the encoder's weights, tuned or as they came
     vocabulary.json, data.json, val.jsonl   what the export needs to know of the data
     checkpoint.pt      where a stopped run goes on
-    best.safetensors   the decoder of the best epoch
+    best.safetensors   the decoder of the best epoch; tuned.safetensors after `pair_epochs`
     metrics.csv        a row an epoch; curves.png draws it
     bundle/            the captioner
 The loop is plain PyTorch: teacher forcing with label smoothing, Adam with warm-up and a cosine, and after each epoch a
@@ -45,6 +45,8 @@ from showtell.learn.progress import Progress, silent
 from showtell.metrics import score
 from showtell.records import Example
 from showtell.text import PAD, Vocabulary, join_words, tokenise
+
+_PAIR_BATCH = 64  # pictures a step of `tune_on_pairs`
 
 StartBatch = Callable[[Batch], tuple[State, State]]  # (memory, state) of a batch's pictures
 
@@ -137,6 +139,36 @@ def run_epochs(loop: Loop, *, resume: bool) -> Position:
     return position
 
 
+def tune_on_pairs(loop: Loop) -> None:
+    """A few passes over the pictures with captions alone, from the best epoch on; the result is tuned.safetensors.
+
+    Takes seconds, so a stop in between starts it again.
+    """
+    config, pairs = loop.config, loop.sources[0]
+    kept = loop.run / "tuned.safetensors"
+    if not config.pair_epochs or kept.exists():
+        return
+    torch.manual_seed(config.seed)
+    parameters = [parameter for parameter in loop.decoder.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=config.pair_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+    loop.decoder.train()
+    for epoch in range(config.pair_epochs):
+        batches = pairs.table.epoch(np.random.default_rng(epoch), _PAIR_BATCH)
+        for number, items in enumerate(batches, 1):
+            batch = pairs.table.batch(items)
+            loss, _ = caption_loss(loop.decoder, *pairs.start(batch), batch, config.label_smoothing)
+            _update(loop.decoder, optimiser, loss, config.clip_norm)
+            loop.progress(f"tuning on pairs, pass {epoch + 1}/{config.pair_epochs}", number, len(batches))
+    checkpoint.write_weights(kept, loop.decoder.state_dict())
+
+
+def _update(decoder: Decoder, optimiser: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(decoder.parameters(), clip_norm)
+    optimiser.step()
+
+
 def _is_stale(loop: Loop) -> bool:
     return loop.position.epoch - loop.position.best_epoch >= loop.config.patience
 
@@ -160,10 +192,7 @@ def _train_epoch(loop: Loop, optimiser: torch.optim.Optimizer, stop_requested: C
                 f"the loss is {loss.item()} in step {position.step + 1} of epoch {position.epoch + 1}, whose batch is "
                 f"{', '.join(source.names[item] for item in items)}; lower learning_rate, or look for damaged features"
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(loop.decoder.parameters(), config.clip_norm)
-        optimiser.step()
+        _update(loop.decoder, optimiser, loss, config.clip_norm)
         position.step += 1
         position.loss += loss.item() * tokens
         position.tokens += tokens
