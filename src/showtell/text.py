@@ -82,7 +82,8 @@ def join_words(words: Sequence[str]) -> str:
     for word in words:
         code = ord(word[0])
         unspaced = _within(code, _IDEOGRAPHIC) or _within(code, _UNSPACED)
-        if out and not (unspaced and previous_unspaced):
+        loose_mark = unicodedata.category(word[0])[0] == "M"  # would become part of the character before it
+        if out and (loose_mark or not (unspaced and previous_unspaced)):
             out.append(" ")
         out.append(word)
         previous_unspaced = unspaced
