@@ -68,6 +68,8 @@ def _open_session(graph: str, bundle: Bundle, threads: int | None, lean: bool) -
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors; what concerns the user comes as an exception
+    # Each graph has threads of its own; waiting in a loop, one graph's would take the cores from the next's.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if lean:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False
