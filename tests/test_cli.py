@@ -21,13 +21,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from showtell.bundle import list_embedded
 from showtell.cli import main
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 COMMANDS = ("caption", "train", "evaluate", "score", "export", "encoders")
-needs_default = pytest.mark.skipif("default" not in list_embedded(), reason="the default bundle is not embedded yet")
 
 
 @dataclass(frozen=True)
@@ -600,7 +598,7 @@ def hostile(shared_data: Path) -> list[Path]:
     return sorted(path for path in (shared_data / "hostile").rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("model", ["toy", pytest.param("default", marks=needs_default)])
+@pytest.mark.parametrize("model", ["toy", "default"])
 def test_a_hostile_file_ends_in_a_caption_or_an_error(
     model: str, hostile: list[Path], request: pytest.FixtureRequest
 ) -> None:
@@ -612,7 +610,6 @@ def test_a_hostile_file_ends_in_a_caption_or_an_error(
     assert sum("caption" in row for row in result.rows) > len(hostile) / 2
 
 
-@needs_default
 def test_all_orientations_have_one_caption(run: Run, shared_data: Path) -> None:
     turned = sorted((shared_data / "hostile" / "exif-orientation").glob("*.jpg"))
     assert len(turned) == 9
@@ -621,7 +618,6 @@ def test_all_orientations_have_one_caption(run: Run, shared_data: Path) -> None:
     assert len({row["caption"] for row in result.rows}) == 1, result.out
 
 
-@needs_default
 def test_the_examples_have_captions_of_their_own(run: Run) -> None:
     assert len(EXAMPLES) >= 3
     result = run("caption", *EXAMPLES, "--json")
@@ -629,7 +625,6 @@ def test_the_examples_have_captions_of_their_own(run: Run) -> None:
     assert len({row["caption"] for row in result.rows}) == len(EXAMPLES), result.out
 
 
-@needs_default
 def test_the_default_model_says_different_things(run: Run, shared_data: Path) -> None:
     from showtell.datasets import read_native
 

@@ -7,9 +7,7 @@ more memory than one of a hundred. Every picture gives a `Caption` or a `Failure
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from showtell.bundle import Bundle, Manifest, read_bundle
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
 from showtell.errors import BundleError, ImageError
-from showtell.images import ImageLimits, Source, read_pixels
+from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
 from showtell.records import Caption, Failure
 from showtell.text import Vocabulary, join_words
 
@@ -145,7 +143,17 @@ class Captioner:
         if isinstance(images, str | bytes | os.PathLike):
             raise TypeError(f"give a list of pictures: [{images!r:.60}]")
         options = options or self.options()
-        pictures = self._read_ahead(images, 2 * batch, limits or ImageLimits())
+        labelled = (
+            (f"picture {number}" if isinstance(source, bytes) else os.fspath(source), source)
+            for number, source in enumerate(images, 1)
+        )
+        pictures = read_ahead(
+            labelled,
+            self.manifest.preprocessing,
+            readers=self._readers,
+            ahead=2 * batch,
+            limits=limits or DEFAULT_LIMITS,
+        )
         while group := list(islice(pictures, batch)):
             yield from self._caption_group(group, options)
 
@@ -169,29 +177,6 @@ class Captioner:
         if maps is not None:
             maps = maps[: len(words)].reshape(-1, self.manifest.rows, self.manifest.columns)
         return Caption(name, join_words(words), hypothesis.logprob, words, hypothesis.token_logprobs, maps)
-
-    def _read_ahead(
-        self, images: Iterable[Source], ahead: int, limits: ImageLimits
-    ) -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
-        def read(number: int, source: Source) -> tuple[str, NDArray[np.uint8] | ImageError]:
-            name = f"picture {number}" if isinstance(source, bytes) else os.fspath(source)
-            try:
-                return name, read_pixels(source, self.manifest.preprocessing, limits=limits, name=name)
-            except ImageError as error:
-                return name, error
-
-        with ThreadPoolExecutor(self._readers) as pool:
-            waiting: deque[Future[tuple[str, NDArray[np.uint8] | ImageError]]] = deque()
-            try:
-                for number, source in enumerate(images, 1):
-                    waiting.append(pool.submit(read, number, source))
-                    if len(waiting) > ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
 
 
 def _with_alternatives(best: Caption, others: list[Caption]) -> Caption:

@@ -15,6 +15,9 @@ import io
 import math
 import os
 import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -160,6 +163,40 @@ def read_pixels(
         canvas.paste(resized, ((size - target[0]) // 2, (size - target[1]) // 2))
         resized = canvas
     return np.array(resized)
+
+
+def read_ahead(
+    sources: Iterable[tuple[str, Source]],
+    preprocessing: Preprocessing,
+    *,
+    readers: int,
+    ahead: int,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Iterator[tuple[str, NDArray[np.uint8] | ImageError]]:
+    """Labelled pictures in order, each as `read_pixels` gives it or the error it raises.
+
+    They are decoded in `readers` threads while the caller works, at most `ahead` of them before they are asked for.
+    """
+
+    def read(label: str, source: Source) -> tuple[str, NDArray[np.uint8] | ImageError]:
+        name = label if isinstance(source, bytes) else None
+        try:
+            return label, read_pixels(source, preprocessing, limits=limits, name=name)
+        except ImageError as error:
+            return label, error
+
+    with ThreadPoolExecutor(readers) as pool:
+        waiting: deque[Future[tuple[str, NDArray[np.uint8] | ImageError]]] = deque()
+        try:
+            for label, source in sources:
+                waiting.append(pool.submit(read, label, source))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 # Geometry: (left, top, right, bottom) in pixels of the upright original.

@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from showtell.errors import ConfigError, DataError, ImageError
-from showtell.images import Preprocessing, read_pixels
+from showtell.images import read_ahead
 from showtell.learn.encoders import Encoder
 from showtell.learn.progress import Progress, silent
 from showtell.records import Example
@@ -109,7 +107,7 @@ def extract_features(
             (directory / "store.json").write_text(json.dumps(about), "utf-8")
         features = np.load(path, mmap_mode="r+")
         with (directory / "index.jsonl").open("a", encoding="utf-8") as index:
-            for batch in _batches(_read_ahead(examples[done:], encoder.preprocessing)):
+            for batch in _batches(_pictures(examples[done:], encoder)):
                 features[done : done + len(batch)] = _encode(encoder, batch, shape[1:])
                 features.flush()
                 for image, pixels in batch:
@@ -160,28 +158,9 @@ def _read_index(path: Path) -> list[dict[str, str]]:
 _Read = tuple[str, "NDArray[np.uint8] | ImageError"]
 
 
-def _read_ahead(examples: Sequence[Example], preprocessing: Preprocessing) -> Iterator[_Read]:
-    """Pictures in order, decoded in threads, at most four batches ahead of the reader."""
-
-    def read(example: Example) -> _Read:
-        assert example.image is not None  # examples without a picture never reach the extraction
-        try:
-            return example.id, read_pixels(example.image, preprocessing)
-        except ImageError as error:
-            return example.id, error
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[_Read]] = deque()
-        try:
-            for example in examples:
-                waiting.append(pool.submit(read, example))
-                if len(waiting) == 4 * _BATCH:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _pictures(examples: Sequence[Example], encoder: Encoder) -> Iterator[_Read]:
+    labelled = ((example.id, str(example.image)) for example in examples)
+    return read_ahead(labelled, encoder.preprocessing, readers=_READERS, ahead=4 * _BATCH)
 
 
 def _batches(items: Iterator[_Read]) -> Iterator[list[_Read]]:
