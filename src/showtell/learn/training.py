@@ -9,7 +9,7 @@ A run directory holds
     best.safetensors   the decoder of the best epoch; tuned.safetensors after `pair_epochs`
     metrics.csv        a row an epoch; curves.png draws it
     bundle/            the captioner
-The loop is plain PyTorch: teacher forcing with label smoothing, Adam with warm-up and a cosine, and after each epoch a
+The loop is plain PyTorch: teacher forcing with label smoothing, AdamW with warm-up and a cosine, and after each epoch a
 real beam search on the `val` pictures, whose CIDEr decides which epoch is kept and when to stop.
 """
 
