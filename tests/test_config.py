@@ -41,6 +41,8 @@ def test_values_are_read_and_the_rest_are_defaults(read: Any) -> None:
     assert config.model.hidden == ModelConfig().hidden
     assert config.train == RunConfig().train
     assert read("") == RunConfig()
+    words = read('[model]\nword_vectors = "glove.txt"\ntune_words = false\n[train]\nmax_vocabulary = 10\n')
+    assert (words.model.word_vectors, words.model.tune_words, words.train.max_vocabulary) == ("glove.txt", False, 10)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,8 @@ def test_values_are_read_and_the_rest_are_defaults(read: Any) -> None:
         ),
         ("[model]\n\ndropout = 1.0\n", r"dropout = 1\.0 in .*run\.toml:3 is not accepted: it should be less than 1"),
         ("[train]\nlearning_rate = nan\n", r"learning_rate = nan in .*run\.toml:2 is not accepted"),
+        ("[train]\nmax_vocabulary = 9\n", r"max_vocabulary = 9 in .*run\.toml:2.*greater than or equal to 10"),
+        ('[model]\ntune_words = "no idea"\n', r"tune_words = 'no idea' in .*run\.toml:2.*boolean"),
         ("[train]\nlearning_rate = 0\n", r"learning_rate = 0 in .*run\.toml:2.*greater than 0"),
         ("[concepts]\nfolds = 1\n", r"folds = 1 in .*run\.toml:2.*greater than or equal to 2"),
         ("[train]\nepochs = 1.5\n", r"epochs = 1\.5 in .*run\.toml:2.*integer"),

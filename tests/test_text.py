@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -73,6 +74,7 @@ def test_joined_words_have_spaces_except_in_scripts_without() -> None:
 @example("ﬁne １２")
 @example("가각")
 @example("o̴̡̩a -'-")
+@example("e\u00ad\u0301 İ\u0301 i\u0307\u0307 i\u200d\u0307")
 def test_normalising_twice_changes_nothing(caption: str) -> None:
     normal = normalise(caption)
     assert normalise(normal) == normal
@@ -93,6 +95,65 @@ def test_normalising_twice_changes_nothing_among_loose_marks(caption: str) -> No
 def test_composed_and_decomposed_text_have_one_spelling(caption: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, caption) for form in ("NFC", "NFD"))
     assert tokenise(composed) == tokenise(decomposed) == tokenise(caption)
+
+
+NFD_VIETNAMESE = unicodedata.normalize("NFD", "Hai đứa trẻ đang chạy")
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens", "said"),
+    [
+        pytest.param("Một người đàn ông.", ["một", "người", "đàn", "ông"], "một người đàn ông", id="Vietnamese"),
+        pytest.param(NFD_VIETNAMESE, ["hai", "đứa", "trẻ", "đang", "chạy"], "hai đứa trẻ đang chạy", id="decomposed"),
+        pytest.param(
+            "Où est l'Œuf à l’été ?", ["où", "est", "l'œuf", "à", "l'été"], "où est l'œuf à l'été", id="French"
+        ),
+        pytest.param("ÜBER GROẞE Straßen", ["über", "große", "straßen"], "über große straßen", id="German"),
+        pytest.param("Żółty ŁOŚ śpi", ["żółty", "łoś", "śpi"], "żółty łoś śpi", id="Polish"),
+        pytest.param(
+            "İki köpek, ISIRAN ılık", ["iki", "köpek", "isiran", "ılık"], "iki köpek isiran ılık", id="Turkish"
+        ),
+        pytest.param("I\u0307stanbul i\u0307ki", ["istanbul", "iki"], "istanbul iki", id="Turkish, dots apart"),
+        pytest.param("Две СОБАКИ, ёж", ["две", "собаки", "ёж"], "две собаки ёж", id="Russian"),
+        pytest.param("一只猫，两只狗。", list("一只猫两只狗"), "一只猫两只狗", id="Chinese"),
+        pytest.param("犬がボールを追う", list("犬がボールを追う"), "犬がボールを追う", id="Japanese"),
+        pytest.param("か\u3099く", ["が", "く"], "がく", id="Japanese, decomposed"),
+        pytest.param("หมาวิ่งที่นี่", ["ห", "ม", "า", "วิ่", "ง", "ที่", "นี่"], "หมาวิ่งที่นี่", id="Thai"),
+        pytest.param("ໝາສີດຳ", ["ໝ", "າ", "ສີ", "ດ", "ຳ"], "ໝາສີດຳ", id="Lao"),
+        pytest.param("ឆ្កែខ្មៅ", ["ឆ្", "កែ", "ខ្", "មៅ"], "ឆ្កែខ្មៅ", id="Khmer"),
+        pytest.param("ခွေးနက်", ["ခွေး", "န", "က်"], "ခွေးနက်", id="Myanmar"),
+        pytest.param("개 두 마리가 달린다", ["개", "두", "마리가", "달린다"], "개 두 마리가 달린다", id="Korean"),
+        pytest.param("كَلْبٌ أسود، يركض!", ["كَلْبٌ", "أسود", "يركض"], "كَلْبٌ أسود يركض", id="Arabic"),
+        pytest.param("כֶּלֶב שחור", ["כֶּלֶב", "שחור"], "כֶּלֶב שחור", id="Hebrew"),
+        pytest.param("काली बिल्ली।", ["काली", "बिल्ली"], "काली बिल्ली", id="Hindi"),
+        pytest.param(
+            "2只dog在 T-shirt上", ["2", "只", "dog", "在", "t-shirt", "上"], "2 只 dog 在 t-shirt 上", id="mixed"
+        ),
+        pytest.param("iPhoneで写真をとる", ["iphone", *"で写真をとる"], "iphone で写真をとる", id="mixed, Japanese"),
+    ],
+)
+def test_a_caption_of_any_script_comes_back_from_its_ids(caption: str, tokens: list[str], said: str) -> None:
+    assert tokenise(caption) == tokens
+    vocabulary = Vocabulary.build([tokens])
+    ids = vocabulary.encode(tokenise(caption))
+    assert UNK not in ids
+    assert join_words(vocabulary.decode(ids)) == said == normalise(caption)
+    assert tokenise(said) == tokens
+
+
+def test_every_vietnamese_caption_comes_back_from_its_ids(shared_data: Path) -> None:
+    lines = (shared_data / "vietnamese" / "captions.jsonl").read_text("utf-8").splitlines()
+    captions = [caption for line in lines for caption in json.loads(line)["captions"]]
+    assert len(captions) > 13_000
+    vocabulary = Vocabulary.build(map(tokenise, captions))
+    for caption in captions:
+        tokens = tokenise(caption)
+        ids = vocabulary.encode(tokens)
+        assert UNK not in ids
+        said = join_words(vocabulary.decode(ids))
+        assert said == normalise(caption)
+        assert tokenise(said) == tokens
+        assert tokenise(unicodedata.normalize("NFD", caption)) == tokens
 
 
 # the vocabulary

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -26,8 +27,11 @@ from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import ConfigError, DataError, TrainingError  # noqa: E402
 from showtell.learn import checkpoint, run, training  # noqa: E402
 from showtell.learn.config import RunConfig, TrainConfig  # noqa: E402
+from showtell.learn.embeddings import initial_embedding, read_vectors  # noqa: E402
+from showtell.learn.run import export_run  # noqa: E402
 from showtell.learn.training import build_vocabulary  # noqa: E402
 from showtell.records import Example  # noqa: E402
+from showtell.text import UNK, Vocabulary  # noqa: E402
 
 TEXT = [Example(f"t{number}", None, (f"a purple {word} on paper", f"one {word}")) for number, word in enumerate("ab")]
 TIMING = ("train_seconds", "val_seconds", "tokens_per_second", "memory_mb")
@@ -392,6 +396,12 @@ def test_the_vocabulary_is_of_the_training_captions_alone(settings: RunConfig, e
         build_vocabulary(examples, replace(settings.train, min_count=999))
 
 
+def test_the_vocabulary_can_be_limited(settings: RunConfig, examples: list[Example]) -> None:
+    whole = build_vocabulary(examples, settings.train)
+    assert len(whole) > 14
+    assert build_vocabulary(examples, replace(settings.train, max_vocabulary=10)).words == whole.words[:14]
+
+
 def test_text_of_pictures_kept_for_scoring_is_dropped(
     train: Train, settings: RunConfig, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -469,6 +479,166 @@ def test_the_schedule_reaches_the_optimiser(
     config: TrainConfig = settings.train
     expected = [config.learning_rate * training._schedule(step, config.warmup_steps, 12) for step in range(12)]
     assert rates == pytest.approx(expected)
+
+
+# pretrained word vectors
+
+WIDTH = 11
+WITH_VECTOR = ("a", "on", "grey", "paper", "RED", "green", "square", "circle", "there", "is")  # of the toy's words
+
+
+@pytest.fixture
+def vector_file(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    lines = [f"{word} {' '.join(map(str, rng.standard_normal(WIDTH)))}\n" for word in (*WITH_VECTOR, "unrelated")]
+    path = tmp_path / "given" / "toy.vectors.txt"
+    path.parent.mkdir()
+    path.write_text("".join(lines), "utf-8")
+    return path
+
+
+def with_vectors(settings: RunConfig, path: Path, *, tune: bool) -> RunConfig:
+    return replace(settings, model=replace(settings.model, word_vectors=str(path), tune_words=tune))
+
+
+def start_of(directory: Path, path: Path, settings: RunConfig) -> tuple[Vocabulary, Any, list[int]]:
+    """(the words of a run, where its embedding started, the ids that have a vector)."""
+    vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
+    vectors = read_vectors(path, vocabulary.words[4:])
+    start_VD = torch.from_numpy(initial_embedding(vocabulary, vectors, settings.train.seed))
+    return vocabulary, start_VD, [vocabulary.id_of(word) for word in vectors.found]
+
+
+@pytest.mark.parametrize("conditioning", ["init", "first", "attention", "concepts"])
+def test_frozen_words_stay_where_their_vectors_are(
+    conditioning: str, train: Train, settings: RunConfig, vector_file: Path, tmp_path: Path
+) -> None:
+    settings = with_vectors(with_conditioning(settings, conditioning), vector_file, tune=False)
+    settings = replace(settings, train=replace(settings.train, weight_decay=0.1, pair_epochs=1))
+    train(settings, tmp_path / "run")
+    vocabulary, start_VD, found = start_of(tmp_path / "run", vector_file, settings)
+    rows = {line.split()[0].lower(): line.split()[1:] for line in vector_file.read_text("utf-8").splitlines()}
+    given = [np.array(rows[vocabulary.words[index]], np.float64).astype(np.float32) for index in found]
+    assert {vocabulary.words[index] for index in found} == {word.lower() for word in WITH_VECTOR}
+    weights = [checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["decoder"]]
+    weights += [checkpoint.read_weights(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "tuned")]
+    for words_VD in (state["words.weight"] for state in weights):
+        assert np.array_equal(words_VD[found].numpy(), given)
+        assert torch.equal(words_VD, start_VD)
+
+
+def test_tuned_words_start_at_their_vectors_and_move(
+    train: Train, settings: RunConfig, vector_file: Path, tmp_path: Path
+) -> None:
+    still = replace(settings, train=replace(settings.train, learning_rate=1e-12))
+    train(with_vectors(still, vector_file, tune=True), tmp_path / "still")
+    train(with_vectors(settings, vector_file, tune=True), tmp_path / "run")
+    vocabulary, start_VD, found = start_of(tmp_path / "run", vector_file, settings)
+    words_VD = checkpoint.read_weights(tmp_path / "still" / "best.safetensors")["words.weight"]
+    torch.testing.assert_close(words_VD, start_VD, rtol=0, atol=1e-6)
+    words_VD = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["decoder"]["words.weight"]
+    moved = (words_VD - start_VD).abs().amax(1) > 1e-3
+    assert moved[found].all()
+    assert moved[[vocabulary.id_of("painted"), vocabulary.id_of("one")]].all()  # they have no vector
+    assert not moved[[0, UNK]].any()  # PAD, and a word that no caption here has
+
+
+def test_coverage_is_told_before_the_pictures_are_encoded_and_kept(
+    train: Train, settings: RunConfig, examples: list[Example], vector_file: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    settings = with_vectors(settings, vector_file, tune=False)
+    train(settings, tmp_path / "run", progress=lambda what, done, total: told.append(what))
+    captions = [text for example in examples if example.split == "train" for text in example.references]
+    tokens = [word for text in captions for word in text.split() if word != "."]
+    missing = [word for word in tokens if word not in {word.lower() for word in WITH_VECTOR}]
+    assert told[0] == (
+        f"toy.vectors.txt: 10 vectors of 11 numbers, for {10 / len(set(tokens)):.1%} of the vocabulary and "
+        f"{1 - len(missing) / len(tokens):.1%} of the training captions' tokens; none for 'in', 'one', 'painted', "
+        "'cross', 'stripes', 'black', 'blue', 'white', 'yellow'; 1 of them in another case"
+    )
+    about = json.loads((tmp_path / "run" / "data.json").read_text("utf-8"))["word_vectors"]
+    assert (about["file"], about["tuned"]) == ("toy.vectors.txt", False)
+    assert about["words"] == pytest.approx(10 / len(set(tokens)), abs=1e-6)
+    assert about["tokens"] == pytest.approx(1 - len(missing) / len(tokens), abs=1e-6)
+    assert sorted(about["without"]) == sorted(set(missing))
+
+
+def test_a_run_goes_on_without_the_file_of_its_vectors(
+    train: Train, settings: RunConfig, vector_file: Path, tmp_path: Path
+) -> None:
+    settings = with_vectors(settings, vector_file, tune=True)
+    train(settings, tmp_path / "whole")
+    for name, epoch, do, stop in (("stopped", 2, interrupt, KeyboardInterrupt), ("killed", 1, kill, Kill)):
+        with pytest.raises(stop):
+            train(settings, tmp_path / name, progress=at_step(epoch, 2, do))
+    assert not (tmp_path / "killed" / "checkpoint.pt").exists()
+    vector_file.unlink()
+    for name in ("stopped", "killed"):
+        train(settings, tmp_path / name, resume=True)
+        assert_same_run(tmp_path / name, tmp_path / "whole")
+    with pytest.raises(DataError, match=r"cannot read the word vectors .*toy\.vectors\.txt \(No such file"):
+        train(settings, tmp_path / "new")
+
+
+def test_a_run_with_other_vectors_is_not_gone_on_with_and_keeps_its_own(
+    train: Train, settings: RunConfig, vector_file: Path, tmp_path: Path
+) -> None:
+    settings, directory = with_vectors(settings, vector_file, tune=True), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, directory, progress=at_step(2, 1, interrupt))
+    before = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    text = vector_file.read_text("utf-8")
+    vector_file.write_text(re.sub(r"(?<=grey )\S+", "9", text), "utf-8")
+    with pytest.raises(TrainingError, match="is of a run with other settings or data"):
+        train(settings, directory, resume=True)
+    assert {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()} == before
+    vector_file.write_text(re.sub(r"(?<=unrelated )\S+", "9", text), "utf-8")  # of no word that the run has
+    train(settings, directory, resume=True)
+
+
+def test_a_new_run_does_not_take_the_vectors_that_a_broken_one_left(
+    train: Train, settings: RunConfig, vector_file: Path, tmp_path: Path
+) -> None:
+    settings = with_vectors(settings, vector_file, tune=True)
+    with pytest.raises(Kill):
+        train(settings, tmp_path / "run", progress=at_step(1, 1, kill))
+    vector_file.unlink()
+    with pytest.raises(DataError, match="cannot read the word vectors"):
+        train(settings, tmp_path / "run")
+
+
+def test_frozen_words_need_vectors(train: Train, settings: RunConfig, tmp_path: Path) -> None:
+    frozen = replace(settings, model=replace(settings.model, tune_words=False))
+    with pytest.raises(ConfigError, match=r"tune_words = false leaves the words .* give a file as word_vectors in \["):
+        train(frozen, tmp_path / "run")
+
+
+def test_a_bundle_that_started_from_glove_speaks_without_it(
+    train: Train, settings: RunConfig, toy_data: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    given = tmp_path / "given.txt"
+    shutil.copy(shared_data / "glove" / "glove.6B.50d.subset.txt", given)
+    settings = with_vectors(settings, given, tune=False)
+    longer = replace(settings.train, epochs=16, batch_pictures=3, learning_rate=2e-2, warmup_steps=3, patience=16)
+    settings = replace(settings, train=replace(longer, label_smoothing=0.0))
+    train(settings, tmp_path / "run")
+    _, start_VD, found = start_of(tmp_path / "run", given, settings)
+    words_VD = checkpoint.read_weights(tmp_path / "run" / "best.safetensors")["words.weight"]
+    assert torch.equal(words_VD[found], start_VD[found])
+    given.unlink()
+    bundle = export_run(tmp_path / "run")
+    manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    model = manifest["config"]["model"]
+    assert (model["embedding"], model["word_vectors"], model["tune_words"]) == (50, "given.txt", False)
+    assert manifest["training"]["word_vectors"]["tokens"] > 0.9
+    assert str(tmp_path) not in (bundle / "bundle.json").read_text("utf-8")
+    assert manifest["training"]["parity"]["same_captions"] == 1
+    red, green = Captioner.load(bundle).caption(
+        [str(toy_data / "images" / f"{name}.png") for name in ("red_square", "green_circle")]
+    )
+    assert "red" in red.text  # type: ignore[union-attr]
+    assert "green" in green.text  # type: ignore[union-attr]
 
 
 def test_a_run_learns_to_tell_pictures_apart(toy_run: Path, toy_data: Path) -> None:

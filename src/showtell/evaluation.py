@@ -34,9 +34,13 @@ def evaluate(
     Raises:
         DataError: The split has no example, or none of its pictures can be read.
     """
-    chosen = {example.id: example for example in examples if example.split == split and example.image is not None}
+    chosen = {
+        example.id: example
+        for example in examples
+        if example.split == split and example.image is not None and example.references
+    }
     if not chosen:
-        splits = sorted({example.split for example in examples})
+        splits = sorted({str(example.split) for example in examples})
         raise DataError(f"the data has no picture in the split {split!r}; it has {', '.join(splits)}")
     options = options or captioner.options()
     captions: dict[str, Caption] = {}

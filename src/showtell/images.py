@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from showtell.errors import ConfigError, ImageError
+from showtell.archives import read_member, split_member
+from showtell.errors import ConfigError, DataError, ImageError
 
-Source = str | os.PathLike[str] | bytes  # a path, or the encoded bytes of a picture
+Source = str | os.PathLike[str] | bytes  # a path, `archive.zip!member`, or the encoded bytes of a picture
 
 # What cameras, scanners and browsers write. MPO (phones, two-lens cameras) is a JPEG by its first bytes. Left
 # out: EPS and PDF (they are programs), PSD, icons, and the game and science formats, whose decoders are
@@ -124,7 +125,7 @@ def read_image(
     Transparency is laid over white. Samples of more than 8 bits are scaled to 8 (see `_to_8_bits`).
 
     Args:
-        source: A path or the encoded bytes.
+        source: A path, `archive.zip!member`, or the encoded bytes.
         limits: What is accepted.
         draft: Let a JPEG be decoded at 1/2, 1/4 or 1/8 scale while no side falls under this many pixels.
         name: What messages call the picture; by default its path, or "picture".
@@ -293,6 +294,12 @@ def _read_upright(source: Source, limits: ImageLimits, draft: int | None, name: 
 
 
 def _read_file(path: Path, limits: ImageLimits, called: str) -> bytes:
+    packed = split_member(str(path))
+    if packed is not None and not path.exists():
+        try:
+            return read_member(*packed, limits.max_bytes)
+        except DataError as error:
+            raise ImageError(str(error)) from error
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

@@ -16,17 +16,48 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+Box = tuple[float, float, float, float]  # (x0, y0, x1, y1), pixels of the upright original, half-open
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of a picture with what people wrote of it, the name of what it holds, or both."""
+
+    box: Box
+    phrases: tuple[str, ...] = ()
+    category: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A picture and what people wrote of it.
 
-    `image` is a path, or None for captions without a picture (they can train the words of a captioner).
+    `image` is a path or `archive.zip!member`, or None for captions without a picture (they can train the words of a
+    captioner). `split` is None where the data set does not say (`datasets.splits` makes one).
     """
 
     id: str
     image: str | None
     references: tuple[str, ...]
-    split: Split = "train"
+    split: Split | None = "train"
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong or odd with a data set.
+
+    `kind` is a short name to count by (`missing-picture`), `where` a path with the line or entry, `message` the whole
+    sentence. `breaks` says that training would stop or be spoiled.
+    """
+
+    kind: str
+    where: str
+    message: str
+    breaks: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "where": self.where, "message": self.message, "breaks": self.breaks}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,6 +30,8 @@ _IDEOGRAPHIC = (
     (0x20000, 0x3FFFF),
 )
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))  # Thai and Lao, Myanmar, Khmer
+_DOT = "\u0307"
+_DOTTED = re.compile(f"i{_DOT}+")
 _INNER = {"'": "'", "’": "'", "ʼ": "'", "-": "-", "‐": "-", "‑": "-"}  # kept inside a word: don't, t-shirt
 
 
@@ -59,13 +62,25 @@ class _Cleaned(dict[int, str]):
 _CLEANED = _Cleaned()
 
 
+def fold(text: str) -> str:
+    """The text in lower case and Unicode NFC: the spelling of tokens.
+
+    The Turkish İ becomes i. By Unicode's rule its dot would stay as a mark, and a word that begins a sentence would be
+    another one than inside it.
+    """
+    lower = unicodedata.normalize("NFC", text).lower()
+    return unicodedata.normalize("NFC", _DOTTED.sub("i", lower)) if _DOT in lower else lower
+
+
 def tokenise(caption: str) -> list[str]:
     """The lower-case words of a caption, without punctuation; `don't` and `t-shirt` stay whole.
 
     Text is brought to Unicode NFC first, so that an accent typed as a separate mark makes the same word. Scripts
     without spaces (Chinese, Japanese, Thai, Lao, Myanmar, Khmer) are split into characters.
     """
-    clean = unicodedata.normalize("NFC", caption).lower().translate(_CLEANED)
+    clean = fold(caption).translate(_CLEANED)
+    if not clean.isascii():
+        clean = fold(clean)  # what stood between a letter and its mark may be gone
     words = (word.strip("'-") for word in clean.split())
     return [word for word in words if word]
 

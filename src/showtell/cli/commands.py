@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from showtell import __version__
+from showtell.cli import data as data_commands
+from showtell.cli.sources import (
+    ColumnNames,
+    Data,
+    Format,
+    Pictures,
+    Shares,
+    Sources,
+    SplitSeed,
+    read_sources,
+)
 
 if TYPE_CHECKING:
     from showtell.records import Scores
@@ -23,13 +34,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(data_commands.app)
+
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: an embedded one's name, a directory or a zip.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Beam = Annotated[int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")]
-Data = Annotated[
-    list[Path], typer.Option("--data", help="A folder with captions.jsonl and its pictures; may be repeated.")
-]
-
 
 _FEW = 4  # pictures for which a quick start matters more than the speed of each
 
@@ -92,12 +101,21 @@ def train(
     config: Annotated[str, typer.Argument(help="A .toml file, or the name of a recipe.", metavar="CONFIG|RECIPE")],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run's directory; the bundle will be in OUT/bundle.")],
+    layout: Format = None,
+    pictures: Pictures = None,
+    columns: ColumnNames = None,
+    shares: Shares = None,
+    split_seed: SplitSeed = 1,
     text: Annotated[
         list[Path] | None,
         typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
     ] = None,
     encoder_weights: Annotated[
         str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
+    ] = None,
+    word_vectors: Annotated[
+        Path | None,
+        typer.Option("--word-vectors", help="Pretrained word vectors: GloVe, word2vec or fastText, also gzipped."),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the configuration's.")] = None,
@@ -111,7 +129,7 @@ def train(
     from dataclasses import replace
 
     from showtell.cli.progress import reporting
-    from showtell.datasets import read_captions, read_folders
+    from showtell.datasets import read_captions
     from showtell.learn import require_training_stack
 
     require_training_stack()
@@ -124,11 +142,14 @@ def train(
     settings = replace(settings, train=replace(settings.train, **changes))
     if encoder_weights is not None:
         settings = replace(settings, model=replace(settings.model, encoder_weights=encoder_weights))
-    examples = read_folders(data)
+    if word_vectors is not None:
+        settings = replace(settings, model=replace(settings.model, word_vectors=str(word_vectors)))
+    sources = Sources(data, layout, pictures, columns, shares, split_seed)
     captions = [example for path in text or () for example in read_captions(path)]
-    sources = [f"{path.name} (pictures with captions)" for path in data]
-    sources += [f"{path.name} (captions without pictures)" for path in text or ()]
+    named = [f"{path.name} (pictures with captions)" for path in data]
+    named += [f"{path.name} (captions without pictures)" for path in text or ()]
     with reporting() as report:
+        examples = read_sources(sources, report)
         try:
             bundle = run_training(
                 settings,
@@ -136,7 +157,7 @@ def train(
                 out,
                 text=captions,
                 resume=resume,
-                describe={"data": sources},
+                describe={"data": named},
                 progress=report,
             )
         except KeyboardInterrupt:
@@ -154,6 +175,11 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A bundle: an embedded one's name, a directory or a zip.")],
     data: Data,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    layout: Format = None,
+    pictures: Pictures = None,
+    columns: ColumnNames = None,
+    shares: Shares = None,
+    split_seed: SplitSeed = 1,
     beam: Beam = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
     as_json: Json = False,
@@ -164,13 +190,12 @@ def evaluate(
     """
     from showtell.captioner import Captioner
     from showtell.cli.progress import reporting
-    from showtell.datasets import read_folders
     from showtell.evaluation import evaluate as run_evaluation
 
-    examples = read_folders(data)
     captioner = Captioner.load(model)
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
+        examples = read_sources(Sources(data, layout, pictures, columns, shares, split_seed), report)
         found = run_evaluation(captioner, examples, split, options=options, progress=report)
     _print_scores(found.scores, as_json)
     if out is not None:

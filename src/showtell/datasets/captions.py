@@ -9,9 +9,12 @@ Accepted files:
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from showtell.datasets.files import check_caption, read_json, read_rows, read_text
 from showtell.datasets.native import check_references, check_split, read_lines
 from showtell.errors import DataError
 from showtell.records import Example
@@ -47,40 +50,41 @@ def _read_jsonl(path: Path) -> dict[str, list[str]]:
     return groups
 
 
+class _Image(msgspec.Struct, gc=False):
+    id: int | str
+    file_name: str
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int | str
+    caption: Any = None
+
+
+class _Annotations(msgspec.Struct):
+    annotations: list[_Annotation]
+    images: list[_Image] = []
+
+
 def _read_coco(path: Path) -> dict[str, list[str]]:
-    try:
-        content = json.loads(_read(path))
-        names = {image["id"]: str(image["file_name"]) for image in content.get("images", [])}
-        groups: dict[str, list[str]] = {}
-        for row in content["annotations"]:
-            name = names.get(row["image_id"], str(row["image_id"]))
-            groups.setdefault(name, []).extend(check_references({"captions": [row["caption"]]}, f"{path}: {name}"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f'{path} is not COCO annotations ({{"annotations": [...]}}): {error!r}') from error
+    content = read_json(path, _Annotations, 'COCO annotations ({"annotations": [...]})')
+    names = {image.id: str(image.file_name) for image in content.images}
+    groups: dict[str, list[str]] = {}
+    for number, row in enumerate(content.annotations, 1):
+        name = names.get(row.image_id, str(row.image_id))
+        groups.setdefault(name, []).append(check_caption(row.caption, f"{path}, annotation {number} ({name}),"))
     return groups
 
 
 def _read_text(path: Path) -> dict[str, list[str]]:
-    lines = _read(path).splitlines()
-    rows = [line.partition("\t") for line in lines if line.strip()]
-    if not all(tab and "#" in name for name, tab, _ in rows):
-        return {f"{path.name}:{number}": [line] for number, line in enumerate(lines, 1) if line.strip()}
+    rows = list(read_rows(path))
+    parts = [line.partition("\t") for _, line in rows]
+    if not all(tab and "#" in name for name, tab, _ in parts):
+        return {where.removeprefix(f"{path.parent}/"): [check_caption(line, where)] for where, line in rows}
     listing = path.with_name("Flickr_8k.trainImages.txt")
-    kept = set(_read(listing).split()) if listing.is_file() else None
+    kept = set(read_text(listing).split()) if listing.is_file() else None
     groups: dict[str, list[str]] = {}
-    for name, _, caption in rows:
+    for (where, _), (name, _, caption) in zip(rows, parts, strict=True):
         image = name.rpartition("#")[0]
         if kept is None or image in kept:
-            groups.setdefault(image, []).append(caption)
+            groups.setdefault(image, []).append(check_caption(caption, where))
     return groups
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error

@@ -44,7 +44,9 @@ class ModelConfig:
     mean: Channels | None = None  # of RGB in 0..1; None: the encoder's own
     std: Channels | None = None
     conditioning: Literal["init", "first", "attention", "concepts"] = "init"
-    embedding: Positive = 256
+    embedding: Positive = 256  # numbers a word; word_vectors bring their own width, this one is not used then
+    word_vectors: str = ""  # a file of pretrained ones: GloVe, word2vec or fastText; empty: learned from nothing
+    tune_words: bool = True  # False: every word stays where word_vectors start it
     hidden: Positive = 512
     attention: Positive = 256  # width of the attention's keys and queries
     dropout: Share = 0.5  # on word vectors and before the output layer
@@ -64,6 +66,7 @@ class TrainConfig:
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
     label_smoothing: Share = 0.1
     min_count: Positive = 5  # rarer words are UNK
+    max_vocabulary: Annotated[int, Field(ge=10)] | None = None  # the most words to keep, by count; None: all of them
     max_words: Positive = 25  # longer captions are cut for training (never for scoring)
     pair_epochs: Count = 0  # further passes over the pictures with captions alone, after text has been learned
     pair_rate: Rate = 5e-5  # their learning rate, constant

@@ -83,6 +83,12 @@ class Decoder(nn.Module):
             nn.init.uniform_(self.output.weight, -0.1, 0.1)
             self.output.bias.zero_()
 
+    def load_words(self, embedding_VE: Tensor, *, tune: bool) -> None:
+        """Starts the embedding of words somewhere else; unless `tune`, it stays there."""
+        with torch.no_grad():
+            self.words.weight.copy_(embedding_VE)
+        self.words.requires_grad_(tune)
+
     # once a picture
 
     def start(self, features_BLD: Tensor) -> tuple[State, State]:

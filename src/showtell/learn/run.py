@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,14 @@ from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import Decoder, State
+from showtell.learn.embeddings import (
+    Coverage,
+    WordVectors,
+    describe_coverage,
+    initial_embedding,
+    read_vectors,
+    write_vectors,
+)
 from showtell.learn.encoders import Encoder, build_encoder
 from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
@@ -41,7 +50,7 @@ from showtell.learn.training import (
 from showtell.records import Example
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
-from showtell.text import Vocabulary
+from showtell.text import Vocabulary, tokenise
 
 _PARITY_PICTURES = 200  # of val, on which the export is compared with PyTorch
 
@@ -58,6 +67,8 @@ class Run:
     vocabulary: Vocabulary
     progress: Progress = silent
     concepts: list[str] = field(default_factory=list)
+    vectors: WordVectors | None = None
+    coverage: Coverage | None = None  # of the vectors
 
 
 def train(
@@ -85,6 +96,8 @@ def train(
     directory = Path(directory)
     _prepare(directory, config, resume)
     run = _open_run(config, examples, text, directory, progress)
+    run.vectors = _prepared_vectors(run)
+    run.coverage = _tell_coverage(run, run.vectors) if run.vectors is not None else None
     encoder = _prepared_encoder(run)
     pictures = [*run.train, *run.val]
     store = extract_features(
@@ -116,7 +129,7 @@ def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
             "another directory"
         )
     if not resume:  # what a run that never reached a checkpoint left is of its own settings and data
-        for name in ("encoder.safetensors", "best.safetensors", "tuned.safetensors"):
+        for name in ("encoder.safetensors", "word_vectors.bin", "best.safetensors", "tuned.safetensors"):
             (directory / name).unlink(missing_ok=True)
     kept.write_text(settings, "utf-8")
 
@@ -128,8 +141,9 @@ def _open_run(
     directory: Path,
     progress: Progress,
 ) -> Run:
-    train_examples = [example for example in examples if example.split == "train"]
-    val_examples = [example for example in examples if example.split == "val"][: config.train.val_pictures]
+    captioned = [example for example in examples if example.references]  # others have regions alone
+    train_examples = [example for example in captioned if example.split == "train"]
+    val_examples = [example for example in captioned if example.split == "val"][: config.train.val_pictures]
     for split, found in (("train", train_examples), ("val", val_examples)):
         if not found:
             raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
@@ -146,6 +160,37 @@ def _open_run(
 
 def _stem(example: Example) -> str:
     return PurePosixPath(example.id.replace("\\", "/")).stem
+
+
+def _prepared_vectors(run: Run) -> WordVectors | None:
+    """The pretrained vectors of the run's words, if it starts from some; they are kept with the run.
+
+    A run that goes on reads their file again, so that another one of that name is noticed, unless the file is gone.
+    """
+    model = run.config.model
+    if not model.word_vectors:
+        if not model.tune_words:
+            raise ConfigError(
+                "tune_words = false leaves the words where word_vectors start them, and this run has none; give a file "
+                "as word_vectors in [model], or leave tune_words out"
+            )
+        return None
+    source, kept = Path(model.word_vectors), run.directory / "word_vectors.bin"
+    if kept.exists() and not source.exists():
+        return read_vectors(kept, run.vocabulary.words[4:])
+    vectors = read_vectors(source, run.vocabulary.words[4:])
+    if not (run.directory / "checkpoint.pt").exists():
+        checkpoint.write_atomically(kept, lambda partial: write_vectors(partial, vectors))
+    return vectors
+
+
+def _tell_coverage(run: Run, vectors: WordVectors) -> Coverage:
+    counts = Counter(
+        word for example in (*run.train, *run.text) for caption in example.references for word in tokenise(caption)
+    )
+    coverage = vectors.coverage(counts)
+    run.progress(describe_coverage(Path(run.config.model.word_vectors).name, vectors, coverage), 1, 1)
+    return coverage
 
 
 def _prepared_encoder(run: Run) -> Encoder:
@@ -182,10 +227,7 @@ def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Seque
     rows_train, rows_val = (np.array([row_of[example.id] for example in part], np.int64) for part in readable)
     if not len(rows_train) or not len(rows_val):
         raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
-    torch.manual_seed(config.train.seed)
-    decoder = Decoder(
-        config.model, width=encoder.width, vocabulary_size=len(run.vocabulary), concepts=len(run.concepts)
-    )
+    decoder = _build_decoder(run, encoder.width)
     table = CaptionTable(readable[0], run.vocabulary, config.train.max_words)
     if run.concepts:
         sources = _concept_sources(run, decoder, store, readable[0], rows_train)
@@ -201,6 +243,8 @@ def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Seque
         "features": encoder.fingerprint(),
         "data": _digest([*readable[0], *readable[1], *run.text]),
     }
+    if run.vectors is not None:
+        identity["word_vectors"] = run.vectors.digest()
     return Loop(
         config.train,
         decoder,
@@ -211,6 +255,17 @@ def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Seque
         identity,
         progress=run.progress,
     )
+
+
+def _build_decoder(run: Run, width: int) -> Decoder:
+    config, vectors = run.config, run.vectors
+    torch.manual_seed(config.train.seed)
+    model = config.model if vectors is None else replace(config.model, embedding=vectors.width)
+    decoder = Decoder(model, width=width, vocabulary_size=len(run.vocabulary), concepts=len(run.concepts))
+    if vectors is not None:
+        embedding_VE = initial_embedding(run.vocabulary, vectors, config.train.seed)
+        decoder.load_words(torch.from_numpy(embedding_VE), tune=config.model.tune_words)
+    return decoder
 
 
 def _digest(examples: Sequence[Example]) -> str:
@@ -283,9 +338,12 @@ def _write_description(run: Run, describe: dict[str, Any]) -> None:
         "captions": sum(len(example.references) for example in run.train),
         "captions_without_pictures": sum(len(example.references) for example in run.text),
     }
+    if run.coverage is not None:
+        name = Path(run.config.model.word_vectors).name
+        about["word_vectors"] = {"file": name, "tuned": run.config.model.tune_words, **run.coverage.to_json()}
     (run.directory / "data.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf-8")
     (run.directory / "vocabulary.json").write_text(run.vocabulary.to_json(), "utf-8")
-    rows = (asdict(example) for example in run.val)
+    rows = ({**asdict(example), "regions": ()} for example in run.val)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (run.directory / "val.jsonl").write_text(lines, "utf-8")
 
@@ -310,6 +368,8 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
             f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first "
             "epoch is not finished"
         ) from error
+    # pretrained word vectors brought a width of their own
+    config = replace(config, model=replace(config.model, embedding=best["words.weight"].shape[1]))
     val = [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
     progress("exporting", 0, 3)
     encoder = _kept_encoder(directory, config)
@@ -339,8 +399,9 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
 
 def _portable(config: RunConfig) -> RunConfig:
     """The settings without the folders of this machine."""
-    weights = config.model.encoder_weights
-    return replace(config, model=replace(config.model, encoder_weights=Path(weights).name))
+    model = config.model
+    encoder_weights, word_vectors = Path(model.encoder_weights).name, Path(model.word_vectors).name
+    return replace(config, model=replace(model, encoder_weights=encoder_weights, word_vectors=word_vectors))
 
 
 def _readable_pixels(examples: Sequence[Example], encoder: Encoder) -> list[NDArray[np.uint8]]:

@@ -4,6 +4,7 @@ A run directory holds
     config.json        the settings
     features/          the store of the encoded pictures
     encoder.safetensors  the encoder's weights, tuned or as they came
+    word_vectors.bin   the pretrained vectors of its words, when it starts from some
     vocabulary.json, data.json, val.jsonl   what the export needs to know of the data
     checkpoint.pt      where a stopped run goes on
     best.safetensors   the decoder of the best epoch; tuned.safetensors after `pair_epochs`
@@ -100,7 +101,7 @@ class Loop:
 def build_vocabulary(examples: Sequence[Example], config: TrainConfig) -> Vocabulary:
     """The words of training captions; pictures of the other splits do not count."""
     captions = (tokenise(text) for example in examples if example.split == "train" for text in example.references)
-    vocabulary = Vocabulary.build(captions, min_count=config.min_count)
+    vocabulary = Vocabulary.build(captions, min_count=config.min_count, max_size=config.max_vocabulary)
     if len(vocabulary) < 10:
         raise ConfigError(
             f"only {len(vocabulary) - 4} words occur {config.min_count} times in the training captions; "
