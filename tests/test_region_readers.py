@@ -167,7 +167,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         read_visual_genome(tmp_path)
     write(tmp_path / "region_descriptions.json", [{"id": 1, "regions": [vg(0, 0, 1, 1, "a")]}])
     with pytest.raises(
-        DataError, match=r"1 of 1 pictures of .* are not below .* \(1\.jpg\); they are looked for in VG"
+        DataError, match=r"1 of 1 pictures that .* names are not below .* \(1\.jpg, .*\); they are looked for in VG"
     ):
         read_visual_genome(tmp_path)
     write(tmp_path / "region_descriptions.json", [{"id": 1, "regions": []}])

@@ -11,9 +11,9 @@ import codecs
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -241,6 +241,12 @@ def inside(name: Any, where: str, folder: str | Path) -> PurePosixPath:
     return path
 
 
+class _Place(NamedTuple):
+    folder: str  # with a separator at its end
+    names: frozenset[str]
+    archives: list[tuple[Path, str, Mapping[str, int]]]  # (zip, what members' names begin with, its members)
+
+
 class PictureFolder:
     """The pictures below a folder, and in zips that lie where a folder would (`train2014.zip` for `train2014/`).
 
@@ -250,32 +256,37 @@ class PictureFolder:
     def __init__(self, root: str | Path, notice: Notice = refuse) -> None:
         self.root = Path(root)
         self._notice = notice
-        self._names: dict[Path, frozenset[str]] = {}
-        self._archives: dict[Path, frozenset[str]] = {}
+        self._places: dict[str, _Place] = {}  # by the path of the folder below the root
 
-    def find(self, path: PurePosixPath) -> str | None:
-        """The source of a picture (a path, or `archive.zip!member`), or None where there is none."""
-        full = self.root / path
-        parent = full.parent
-        if parent not in self._names:
-            self._names[parent] = self._list(parent)
-        if full.name in self._names[parent]:
-            return str(full)
-        return self._find_packed(path)
+    def find(self, path: PurePosixPath | str) -> str | None:
+        """The source of a picture (a path, or `archive.zip!member`), or None where there is none.
 
-    def _find_packed(self, path: PurePosixPath) -> str | None:
-        for depth in range(len(path.parts) - 1):
-            archive = self.root.joinpath(*path.parts[:depth], f"{path.parts[depth]}.zip")
-            if archive not in self._archives:
-                self._archives[archive] = frozenset(list_members(archive)) if archive.is_file() else frozenset()
-            members = self._archives[archive]
-            if not members:
-                continue
-            for start in (depth, depth + 1):  # with the folder's name inside the archive, as COCO's, or without
-                member = "/".join(path.parts[start:])
-                if member in members:
-                    return join_member(archive, member)
+        Args:
+            path: Below the root, as `inside` gives it.
+        """
+        parent, _, name = str(path).rpartition("/")
+        place = self._places.get(parent)
+        if place is None:
+            place = self._places[parent] = self._open(parent)
+        if name in place.names:
+            return place.folder + name
+        for archive, prefix, members in place.archives:
+            if prefix + name in members:
+                return join_member(archive, prefix + name)
         return None
+
+    def _open(self, parent: str) -> _Place:
+        folder = self.root / parent
+        archives = []
+        parts = PurePosixPath(parent).parts
+        for depth, part in enumerate(parts):
+            archive = self.root.joinpath(*parts[:depth], f"{part}.zip")
+            if archive.is_file():
+                members = list_members(archive)
+                for start in (depth, depth + 1):  # with the folder's name inside the archive, as COCO's, or without
+                    prefix = "".join(f"{inner}/" for inner in parts[start:])
+                    archives.append((archive, prefix, members))
+        return _Place(f"{folder}{os.sep}", self._list(folder), archives)
 
     def _list(self, folder: Path) -> frozenset[str]:
         try:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from showtell.datasets.files import Notice, PictureFolder, check_caption, inside, name_split, read_json, refuse
+from showtell.datasets.listings import Finder, notice_lost
 from showtell.errors import DataError
 from showtell.records import Box, Example, Finding, Region, Split
 
@@ -92,7 +93,7 @@ class _Collector:
         self._listing = listing
         self._notice = notice
         self._pictures = PictureFolder(root, notice)
-        self._folders = list(_FOLDERS)  # the one of the last picture first
+        self._finder = Finder(self._pictures, _FOLDERS)
         self._sources: dict[str, str | None] = {}
         self._regions: dict[str, list[Region]] = {}
         self._splits: dict[str, Split | None] = {}
@@ -102,36 +103,19 @@ class _Collector:
         try:
             region = Region(_from_xywh(box, where), **words)
             if name not in self._sources:
-                self._sources[name] = self._find(name, where)
+                self._sources[name] = self._finder.find(inside(name, where, self._pictures.root))
                 self._splits[name] = None if split is None else name_split(split, where)
         except DataError as error:
             self._notice(Finding("region", where, str(error), False))
             return
         self._regions.setdefault(name, []).append(region)
 
-    def _find(self, name: str, where: str) -> str | None:
-        path = inside(name, where, self._pictures.root)
-        for folder in self._folders:
-            source = self._pictures.find(PurePosixPath(folder) / path)
-            if source is not None:
-                self._folders.remove(folder)
-                self._folders.insert(0, folder)
-                return source
-        return None
-
     def examples(self) -> list[Example]:
         """What was added, of the pictures that are there, by file name."""
-        lost = [name for name in self._regions if self._sources[name] is None]
-        if lost:
-            names = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
-            told = f"{len(lost):,} of {len(self._regions):,} pictures of {self._listing} are not below"
-            looked = ", ".join(_FOLDERS[:6])
-            message = f"{told} {self._pictures.root} ({names}); they are looked for in {looked} and zips of these names"
-            if len(lost) == len(self._regions):
-                raise DataError(message)
-            self._notice(Finding("missing-picture", str(self._listing), f"{message}; they are left out", False))
         if not self._regions:
             raise DataError(f"{self._listing} holds no region that can be used")
+        lost = [name for name in self._regions if self._sources[name] is None]
+        notice_lost(lost, len(self._regions), self._listing, {}, self._pictures.root, _FOLDERS, self._notice)
         return [
             Example(name, self._sources[name], (), self._splits[name], tuple(self._regions[name]))
             for name in sorted(self._regions)
