@@ -16,15 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from images import make_noise
 from PIL import Image, ImageDraw, ImageEnhance
 
+from images import make_noise
 from showtell.datasets.duplicates import MAX_DISTANCE, Fingerprints, fingerprint_pictures, group_duplicates
 from showtell.images import FORMATS, read_image
 
 PLANTED = 0.1  # share of the fingerprints that are near another
 NOISE = 5  # levels that the thumbnail of a planted one is off
 SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+
+ARRAYS = ("hashes", "thumbnails", "features", "digests", "sizes")
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -126,19 +128,25 @@ def encode(picture: Image.Image, quality: int) -> bytes:
 
 
 def measure_recall(paths: list[str]) -> None:
-    found = dict.fromkeys(CHANGES, 0)
-    for path in paths:
-        picture = read_image(path)
-        changed = [encode(change(picture), quality) for change, quality in CHANGES.values()]
-        prints = fingerprint_pictures([path, *changed])
-        for row, name in enumerate(CHANGES, 1):
-            pair = np.array([0, row])
-            arrays = (prints.hashes, prints.thumbnails, prints.features, prints.digests, prints.sizes)
-            groups = group_duplicates(Fingerprints(*(array[pair] for array in arrays), {}))
-            found[name] += int(groups[1] == 0)
+    rows = [fingerprint_pictures([path, *change_all(path)]) for path in paths]
     print(f"found again of {len(paths):,} pictures:")
-    for name, count in found.items():
-        print(f"  {name:28}{count / len(paths):7.1%}")
+    for place, name in enumerate(CHANGES, 1):
+        groups = group_duplicates(join([take(row, 0) for row in rows] + [take(row, place) for row in rows]))
+        found = groups[: len(rows)] == groups[len(rows) :]
+        print(f"  {name:28}{found.mean():7.1%}")
+
+
+def change_all(path: str) -> list[bytes]:
+    picture = read_image(path)
+    return [encode(change(picture), quality) for change, quality in CHANGES.values()]
+
+
+def take(prints: Fingerprints, row: int) -> tuple[np.ndarray, ...]:
+    return tuple(getattr(prints, name)[row] for name in ARRAYS)
+
+
+def join(rows: list[tuple[np.ndarray, ...]]) -> Fingerprints:
+    return Fingerprints(*map(np.stack, zip(*rows, strict=True)), failures={})
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ if "-stdio" not in sys.argv:
         rows.append({{"image_id": item["image_id"], "scores": {{"All": {{"f": share}}}}}})
     if mood != "empty":
         with open(options["-out"], "w") as out:
-            json.dump(rows[::-1], out)
+            json.dump([] if mood == "short" else rows[::-1], out)
     sys.exit(0)
 for number, line in enumerate(sys.stdin):
     if mood == "dies" and number == 2:
@@ -284,6 +284,17 @@ def test_trouble_in_java_is_a_sentence_and_ends_it(fake: FakeJava, mood: str, se
     assert not fake.running()
 
 
+def test_another_thread_may_close_it(fake: FakeJava) -> None:
+    fake.be("hangs")
+    meteor = Meteor(timeout=20)
+    closing = threading.Timer(0.5, meteor.close)
+    closing.start()
+    with pytest.raises(BackendError, match="METEOR stopped at caption 2"):
+        meteor.score([["a"]] * 3, [[["a"]]] * 3)
+    closing.join()
+    assert not fake.running()
+
+
 def test_a_flood_of_messages_does_not_stop_it(fake: FakeJava) -> None:
     fake.be("loud")
     with Meteor(timeout=20) as meteor:
@@ -373,9 +384,10 @@ def test_a_package_without_its_table_is_incomplete(fake: FakeJava, monkeypatch: 
 
 
 def test_spice_says_which_models_it_lacks(fake: FakeJava) -> None:
-    sentence = unavailable("SPICE")
-    assert sentence is not None
-    assert sentence.endswith("with: python -m pycocoevalcap.spice.get_stanford_models")
+    assert unavailable("SPICE") == (
+        "SPICE needs the models of Stanford CoreNLP 3.6.0 (fetch them, several hundred MB, with: "
+        "python -m pycocoevalcap.spice.get_stanford_models)"
+    )
     with pytest.raises(BackendError, match=r"models of Stanford CoreNLP 3\.6\.0"):
         spice([["a"]], [[["a"]]])
     fake.add("spice/lib/stanford-corenlp-3.6.0.jar")
@@ -397,7 +409,9 @@ def test_spice_says_which_java_it_runs_in(
     sentence = unavailable("SPICE")
     assert (sentence is None) == suits
     if not suits:
-        assert f"is Java {version.split('.')[0]}; install one of those" in str(sentence)
+        assert str(sentence).startswith(
+            f"SPICE needs Java 8 to 14 ({fake.home}/bin/java is Java {version[:2]}; install "
+        )
     assert unavailable("METEOR") is None
 
 
@@ -421,7 +435,6 @@ def test_spice_is_asked_and_read(fake: FakeJava) -> None:
 def test_spice_keeps_parses_where_it_is_told(fake: FakeJava, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.add_models()
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    (tmp_path / "kept").mkdir()
     for _ in range(2):
         spice([["a"]], [[["a"]]], cache=tmp_path / "kept")
     assert (tmp_path / "kept/parses").read_text() == "xx"
@@ -438,6 +451,7 @@ def test_spice_keeps_parses_where_it_is_told(fake: FakeJava, tmp_path: Path, mon
             "SPICE stopped at its captions with exit status 1 and said 'Error: Could not find or load main class'",
         ),
         ("hangs", "SPICE was not done in 1 seconds and was stopped"),
+        ("short", "SPICE wrote no scores that can be read .KeyError"),
         ("empty", "SPICE wrote no scores that can be read .*it runs in Java 8 to 14"),
     ],
 )

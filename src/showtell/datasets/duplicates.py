@@ -204,7 +204,7 @@ def _count_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _add_lanes(lanes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The sum of the four numbers of 16 bits in each number."""
-    return (lanes * np.uint64(0x0001_0001_0001_0001)) >> np.uint64(48)
+    return np.asarray((lanes * np.uint64(0x0001_0001_0001_0001)) >> np.uint64(48), np.uint64)
 
 
 def _count_lanes(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -212,7 +212,7 @@ def _count_lanes(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     pairs = values - ((values >> np.uint64(1)) & np.uint64(0x5555_5555_5555_5555))
     fours = (pairs & np.uint64(0x3333_3333_3333_3333)) + ((pairs >> np.uint64(2)) & np.uint64(0x3333_3333_3333_3333))
     eights = (fours + (fours >> np.uint64(4))) & np.uint64(0x0F0F_0F0F_0F0F_0F0F)
-    return (eights + (eights >> np.uint64(8))) & np.uint64(0x00FF_00FF_00FF_00FF)
+    return np.asarray((eights + (eights >> np.uint64(8))) & np.uint64(0x00FF_00FF_00FF_00FF), np.uint64)
 
 
 class Thumbnails:
@@ -259,7 +259,7 @@ class Thumbnails:
 def _spread(values: NDArray[Any]) -> NDArray[np.float64]:
     """The mean over channels of the sum of absolute deviations from a channel's mean: (P, C, 64) to (P,)."""
     deviations = values - values.mean(2, keepdims=True)
-    return np.abs(deviations, out=deviations).sum((1, 2), dtype=np.float64) / values.shape[1]
+    return np.asarray(np.abs(deviations, out=deviations).sum((1, 2), dtype=np.float64) / values.shape[1])
 
 
 def _to_grey(values: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -418,9 +418,9 @@ def _near_pairs(hashes: NDArray[np.uint64], max_distance: int) -> Iterator[tuple
             keys = _take_band(hashes, band)
             order = np.argsort(keys, kind="stable")
             keys, ordered = keys[order], hashes[order]
-            ends = np.searchsorted(keys, np.arange(1 << _BAND_BITS), side="right")
+            places = np.searchsorted(keys, np.arange((1 << _BAND_BITS) + 1))  # where each key begins
             for mask in masks:
-                for left, right in _bucket_pairs(keys, ends, mask):
+                for left, right in _bucket_pairs(keys, places, mask):
                     lanes = _count_lanes(ordered[left] ^ ordered[right])
                     near = np.flatnonzero(_add_lanes(lanes) <= max_distance)
                     near = near[_is_first(lanes[near], band, radius)]
@@ -442,20 +442,19 @@ def _is_first(lanes: NDArray[np.uint64], band: int, radius: int) -> NDArray[np.b
 
 
 def _bucket_pairs(
-    keys: NDArray[np.int64], ends: NDArray[np.intp], mask: int
+    keys: NDArray[np.int64], places: NDArray[np.intp], mask: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """The pairs of places in `keys`, which are sorted, whose keys differ by `mask`, each once.
 
-    `ends` is where the places of each key end.
+    `places` is where each key begins.
     """
     if mask == 0:
         left = np.arange(len(keys))
-        start = left + 1
-        end = ends[keys]
+        start, end = left + 1, places[keys + 1]
     else:
         left = np.flatnonzero((keys & (1 << (mask.bit_length() - 1))) == 0)
-        end = ends[keys[left] ^ mask]
-        start = np.concatenate([[0], ends[:-1]])[keys[left] ^ mask]
+        wanted = keys[left] ^ mask
+        start, end = places[wanted], places[wanted + 1]
     some = end > start
     left, start, counts = left[some], start[some], (end - start)[some]
     totals = np.cumsum(counts)

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -603,7 +603,7 @@ class _Pictures:
         self._folder = folder
         self._places = places
         self._roots = [path.as_posix().rstrip("/") + "/" for path in (folder.root.absolute(), folder.root.resolve())]
-        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}  # folder -> stem -> pictures
 
     def find(self, name: str, where: str) -> tuple[str, str] | None:
         """(id, source) of the picture that a cell names, or None where there is none.
@@ -618,30 +618,30 @@ class _Pictures:
                 f"{where} names {name!r}, which is not inside {self._folder.root}; name the folder that the pictures "
                 "are in (--images DIR)"
             )
-        relative = inside(plain[len(root) :] if root else name, where, self._folder.root)
+        relative = str(inside(plain[len(root) :] if root else name, where, self._folder.root))
         bare = not _is_picture(name)
         for place in ("",) if root else self._places:
-            path = PurePosixPath(f"{place}{relative}") if place else relative
+            path = place + relative
             if bare:
                 path = self._complete(path, where)
             source = self._folder.find(path)
             if source is not None:
-                example_id = str(path)
-                return name if name == example_id else example_id, source  # one string of the two, for memory
+                return name if name == path else path, source  # one string of the two, for memory
         return None
 
-    def _complete(self, path: PurePosixPath, where: str) -> PurePosixPath:
+    def _complete(self, path: str, where: str) -> str:
         """The path with the suffix of the picture of that stem; as it is where there is none."""
-        parent = self._folder.root / path.parent
+        parent, slash, stem = path.rpartition("/")
         if parent not in self._stems:
+            folder = self._folder.root / parent
             self._stems[parent] = {}
-            for name in sorted(inner.name for inner in parent.iterdir()) if parent.is_dir() else ():
+            for name in sorted(inner.name for inner in folder.iterdir()) if folder.is_dir() else ():
                 if _is_picture(name):
                     self._stems[parent].setdefault(split_suffix(name)[0], []).append(name)
-        fitting = self._stems[parent].get(path.name, [])
+        fitting = self._stems[parent].get(stem, [])
         if len(fitting) > 1:
-            raise DataError(f"{where} names {str(path)!r}, which may be {' or '.join(fitting)}; write the suffix")
-        return path.with_name(fitting[0]) if fitting else path
+            raise DataError(f"{where} names {path!r}, which may be {' or '.join(fitting)}; write the suffix")
+        return f"{parent}{slash}{fitting[0]}" if fitting else path
 
 
 @dataclass

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -66,23 +66,22 @@ def unavailable(metric: JavaMetric) -> str | None:
         needs.append("pycocoevalcap (run: pip install 'showtell[metrics]')")
     if not javas:
         needs.append(f"Java ({_INSTALL_JAVA})")
-    if needs:
-        return f"{metric} needs {' and '.join(needs)}"
-    return _unavailable_spice(folder, javas) if metric == "SPICE" and folder else None
-
-
-def _unavailable_spice(folder: Path, javas: Sequence[Path]) -> str | None:
-    if not any(_suits_spice(java) for java in javas):
-        found = ", ".join(f"{java} is Java {_version(java)}" for java in javas)
-        return (
-            f"SPICE runs in Java {_SPICE_JAVA[0]} to {_SPICE_JAVA[-1]}, and {found}; install one of those beside it "
-            "(for example openjdk-8-jre-headless or Temurin 11) and set JAVA_HOME to its folder"
+    elif metric == "SPICE" and not any(map(_suits_spice, javas)):
+        found = " and ".join(f"{java} is Java {_version(java)}" for java in javas)
+        needs.append(
+            f"Java {_SPICE_JAVA[0]} to {_SPICE_JAVA[-1]} ({found}; install openjdk-8-jre-headless or Temurin 11 beside "
+            "it and set JAVA_HOME to its folder)"
         )
+    if metric == "SPICE" and folder is not None:
+        needs.extend(_missing_models(folder))
+    return f"{metric} needs {' and '.join(needs)}" if needs else None
+
+
+def _missing_models(folder: Path) -> Iterator[str]:
     if not (folder / _PARSER).is_file():
-        return f"SPICE needs the models of Stanford CoreNLP 3.6.0; fetch them (several hundred MB) with: {_FETCH}"
-    if not (folder / _MODELS).is_file():  # the script fetches both or, where it finds the first, nothing
-        return f"SPICE needs {folder / _MODELS}; remove {folder / _PARSER} and fetch both with: {_FETCH}"
-    return None
+        yield f"the models of Stanford CoreNLP 3.6.0 (fetch them, several hundred MB, with: {_FETCH})"
+    elif not (folder / _MODELS).is_file():  # the script fetches both or, where it finds the first, nothing
+        yield f"{folder / _MODELS} (remove {folder / _PARSER} and fetch both with: {_FETCH})"
 
 
 class Meteor:
@@ -139,7 +138,7 @@ class Meteor:
         Raises:
             BackendError, ValueError: As `score`.
         """
-        lines = [_request(said, written) for said, written in zip(candidates, references, strict=True)]
+        lines = [_request(said, written) for said, written in _pairs(candidates, references)]
         with self._turn:
             try:
                 counts = self._ask(lines)
@@ -196,9 +195,14 @@ def _forgive_chunks(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return counts
 
 
-def _request(said: Sequence[str], written: Tokens) -> str:
-    if not written:
+def _pairs(candidates: Tokens, references: Sequence[Tokens]) -> list[tuple[Sequence[str], Tokens]]:
+    pairs = list(zip(candidates, references, strict=True))
+    if not all(written for _, written in pairs):
         raise ValueError("a caption has no reference to be scored against; give each one or more")
+    return pairs
+
+
+def _request(said: Sequence[str], written: Tokens) -> str:
     return " ||| ".join(("SCORE", *map(_field, written), _field(said)))
 
 
@@ -314,8 +318,8 @@ def spice(
     Units: `timeout` in seconds.
 
     Args:
-        cache: An existing folder to keep the parses of references in, for another call against the same ones. One that
-            is removed afterwards when not given.
+        cache: A folder to keep parses in, so that another call against the same references takes half the time. When
+            not given, one that is removed afterwards.
 
     Raises:
         BackendError: Something is not installed, or Java fails or takes longer than `timeout`.
@@ -323,9 +327,7 @@ def spice(
 
     Source: Anderson et al. 2016, sections 3.1 to 3.3.
     """
-    pairs = list(zip(candidates, references, strict=True))
-    if not all(written for _, written in pairs):
-        raise ValueError("a caption has no reference to be scored against; give each one or more")
+    pairs = _pairs(candidates, references)
     folder, java = _require("SPICE")
     rows = [
         {"image_id": index, "test": " ".join(said), "refs": [" ".join(words) for words in written]}
@@ -338,7 +340,7 @@ def spice(
         command = [str(java), _HEAP["SPICE"], "-jar", str(jar), str(source), "-out", str(target), "-silent"]
         if platform.machine().lower() in ("x86_64", "amd64"):  # the cache is a native library for no other machine
             kept = Path(scratch, "cache") if cache is None else Path(cache).resolve()
-            kept.mkdir(exist_ok=True)
+            kept.mkdir(parents=True, exist_ok=True)
             command += ["-cache", str(kept)]
         _run("SPICE", command, jar.parent, timeout)
         scores = _read_spice(target, len(rows))
@@ -365,22 +367,22 @@ def _run(name: str, command: Sequence[str], folder: Path, timeout: float) -> Non
 
 
 def _read_spice(path: Path, rows: int) -> NDArray[np.float64]:
-    scores = np.full(rows, np.nan)
     try:
-        for item in json.loads(path.read_text("utf-8")):
-            value = item["scores"]["All"]["f"]
-            scores[int(item["image_id"])] = np.nan if value is None else float(value)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        found = {item["image_id"]: item["scores"]["All"]["f"] for item in json.loads(path.read_text("utf-8"))}
+        return np.array([found[row] for row in range(rows)], np.float64)  # null, where it has no number, becomes NaN
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackendError(
             f"SPICE wrote no scores that can be read ({error!r}); it runs in Java {_SPICE_JAVA[0]} to "
-            f"{_SPICE_JAVA[-1]}: set JAVA_HOME to one of those"
+            f"{_SPICE_JAVA[-1]}: set JAVA_HOME to one of those, or leave the metric out"
         ) from error
-    return scores
 
 
 def _failure(name: str, what: str, status: int | None, messages: IO[bytes]) -> str:
-    messages.seek(max(0, messages.seek(0, os.SEEK_END) - 4096))
-    said = [line.strip() for line in messages.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    text = b""
+    with suppress(ValueError):  # closed, by another thread
+        messages.seek(max(0, messages.seek(0, os.SEEK_END) - 4096))
+        text = messages.read()
+    said = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     told = [line for line in said if not line.startswith(("at ", "... "))] or said  # a stack says less than its head
     heap = _HEAP.get(name, "")[4:]
     return (
