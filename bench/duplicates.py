@@ -48,13 +48,17 @@ def cropped(left: float, top: float, right: float, bottom: float) -> Change:
     return change
 
 
-def marked(picture: Image.Image) -> Image.Image:
+def labelled(opacity: float) -> Change:
     """A white label over a quarter of the width and 6 % of the height, in a corner."""
-    marked = picture.copy()
-    width, height = picture.size
-    label = (round(0.74 * width), round(0.92 * height), round(0.98 * width), round(0.98 * height))
-    ImageDraw.Draw(marked).rectangle(label, fill="white")
-    return marked
+
+    def change(picture: Image.Image) -> Image.Image:
+        width, height = picture.size
+        label = (round(0.74 * width), round(0.92 * height), round(0.98 * width), round(0.98 * height))
+        mask = Image.new("L", picture.size)
+        ImageDraw.Draw(mask).rectangle(label, fill=round(255 * opacity))
+        return Image.composite(Image.new("RGB", picture.size, "white"), picture, mask)
+
+    return change
 
 
 CHANGES: dict[str, tuple[Change, int]] = {  # and the quality of the JPEG that is written
@@ -74,7 +78,8 @@ CHANGES: dict[str, tuple[Change, int]] = {  # and the quality of the JPEG that i
     "brightness + 10 %": (lambda picture: ImageEnhance.Brightness(picture).enhance(1.1), 92),
     "brightness - 10 %": (lambda picture: ImageEnhance.Brightness(picture).enhance(0.9), 92),
     "contrast + 10 %": (lambda picture: ImageEnhance.Contrast(picture).enhance(1.1), 92),
-    "a label in a corner": (marked, 92),
+    "a label in a corner, 40 %": (labelled(0.4), 92),
+    "a label in a corner, opaque": (labelled(1), 92),
     "grey": (lambda picture: picture.convert("L"), 92),
     "flipped (another picture)": (lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), 92),
 }

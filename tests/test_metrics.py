@@ -150,7 +150,8 @@ def test_score_counts_and_carries_what_was_scored() -> None:
     assert scores.metrics["mean_length"] == 2
     assert scores.metrics["constant_CIDEr"] > 0
     assert list(scores.metrics) == [
-        "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "distinct", "mean_length", "constant_CIDEr",
+        "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "CIDEr-plain", "distinct", "distinct-2",
+        "mBLEU-4", "vocabulary", "mean_length", "constant_CIDEr",
     ]  # fmt: skip
 
 

@@ -2,21 +2,21 @@
 
 Accepted: `annotations/captions_*.json` (or beside the folder's other files), or the same inside a zip such as
 `captions_train-val2014.zip` or `annotations_trainval2017.zip`; pictures in the folder that the annotations are named
-for (`captions_val2014.json`: `val2014/`), in `images/` or `images/val2014/`, or in a zip of that name, read in place.
-The split is in the name: train*, val*, test*.
+for (`captions_val2014.json`: `val2014/`), in `images/` or `images/val2014/`, in a zip of that name, read in place, or
+in whichever folder there has some of them. The split is in the name: train*, val*, test*.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from showtell.archives import join_member, list_members
-from showtell.datasets.files import Notice, PictureFolder, read_json, refuse
-from showtell.datasets.listings import Gathered, NoPictures
+from showtell.datasets.files import Notice, PictureFolder, inside, read_json, refuse, undo_mojibake
+from showtell.datasets.listings import Gathered, NoPictures, few
 from showtell.errors import DataError
 from showtell.records import Example, Finding, Split
 
@@ -24,18 +24,22 @@ _EXPECTED = 'COCO captions ({"images": [{"id", "file_name"}, …], "annotations"
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str
+    id: Any = None
+    file_name: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
+    image_id: Any = None
     caption: Any = None
 
 
 class _Captions(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
+
+
+_Id = int | str
+_Names = dict[_Id, str | None]  # the file of each picture, None where its entry cannot be used
 
 
 def looks_like_coco(path: str | Path) -> bool:
@@ -45,10 +49,10 @@ def looks_like_coco(path: str | Path) -> bool:
 
 
 def read_coco(path: str | Path, notice: Notice = refuse) -> list[Example]:
-    """The pictures of COCO that are there, with their captions, by file name within each split.
+    """The pictures of COCO that are there, with their captions, in the order of their ids within each file.
 
     Args:
-        path: The folder, or one captions_*.json.
+        path: The folder, or one captions_*.json, whose pictures are looked for beside it and in the folder above.
 
     Raises:
         DataError: There are no annotations, they are of another form, or none of their pictures is there.
@@ -57,25 +61,67 @@ def read_coco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     listings: Sequence[str] = [str(path)] if path.is_file() else _find_listings(path)
     if not listings:
         raise DataError(f"{path} has no annotations/captions_*.json, nor a zip that holds one; put them there")
-    root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
+    roots = [path] if path.is_dir() else [path.parent, path.absolute().parent.parent]
+    if path.parent.name == "annotations" and path.is_file():
+        roots.reverse()
+    pictures = [PictureFolder(root, notice) for root in roots]
     examples: dict[str, Example] = {}
     failed: list[NoPictures] = []
     for listing in listings:
         try:
-            found = _read_listing(listing, PictureFolder(root, notice), notice)
+            found = _read_listing(listing, pictures, notice)
         except NoPictures as error:
             failed.append(error)
             continue
+        twice = [example.id for example in found if example.id in examples]
+        if twice:
+            message = f"{listing} has {len(twice):,} pictures that another file of annotations has too ({few(twice)})"
+            notice(Finding("repeated-picture", listing, f"{message}; keep one of the files"))
         for example in found:
-            if example.id in examples:
-                where = f"{listing}, image {example.id},"
-                notice(Finding("repeated-picture", where, f"{where} is in another file of annotations too; keep one"))
             examples.setdefault(example.id, example)
     if not examples:
         raise failed[0]
     for lost in failed:  # the annotations of a split whose pictures were not downloaded
         notice(Finding("missing-picture", str(path), f"{lost}; that split is left out", False))
     return list(examples.values())
+
+
+def holding_folders(pictures: PictureFolder, names: Collection[str]) -> list[str]:
+    """The folders and zips right below a folder, or below its `images`, that hold one of the pictures at least.
+
+    Args:
+        names: Paths that `inside` has given.
+    """
+    places = []
+    for parent in ("", "images/"):
+        try:
+            entries = sorted((pictures.root / parent).iterdir())
+        except OSError:
+            continue
+        stems = {entry.stem if entry.suffix.lower() == ".zip" else entry.name: None for entry in entries}
+        places += [f"{parent}{name}" for name in stems]
+    return [place for place in places if _holds(pictures, place, names)]
+
+
+def notice_mojibake(captions: Iterable[tuple[str, Any]], listing: str | Path, notice: Notice) -> None:
+    """Tells of the captions of a JSON file that were once decoded wrongly, all in one finding.
+
+    Args:
+        captions: (where, caption) of each.
+    """
+    found = []
+    for where, caption in captions:
+        if isinstance(caption, str) and not caption.isascii() and (meant := undo_mojibake(caption)) is not None:
+            found.append((where, meant))
+    if found:
+        where, meant = found[0]
+        message = f"{len(found):,} captions of {listing} were once saved in a wrong encoding; the first, {where}"
+        told = f"{message} was probably {meant.strip()[:60]!r}: mend them in the file"
+        notice(Finding("mojibake", where.rstrip(","), told, False))
+
+
+def _holds(pictures: PictureFolder, place: str, names: Iterable[str]) -> bool:
+    return any(pictures.find(f"{place}/{name}" if place else name) is not None for name in names)
 
 
 def _is_listing(name: str) -> bool:
@@ -99,29 +145,65 @@ def _find_listings(folder: Path) -> list[str]:
     return list(found.values())
 
 
-def _read_listing(listing: str, pictures: PictureFolder, notice: Notice) -> list[Example]:
+def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice) -> list[Example]:
     name = PurePosixPath(listing.replace("\\", "/")).stem.removeprefix("captions_")  # train2014
     content = read_json(listing, _Captions, _EXPECTED, notice)
-    names: dict[int | str, str] = {}
-    for number, image in enumerate(content.images, 1):
-        if names.setdefault(image.id, image.file_name) != image.file_name:
-            where = f"{listing}, image {number},"
-            notice(
-                Finding(
-                    "repeated-picture",
-                    where,
-                    f"{where} has the id {image.id} of {names[image.id]}; each picture has an id of its own",
-                )
-            )
+    names = _read_names(content.images, listing, places[0].root, notice)
     gathered = Gathered(listing, notice)
     for number, row in enumerate(content.annotations, 1):
-        file_name = names.get(row.image_id)
         where = f"{listing}, annotation {number},"
-        if file_name is None:
-            message = f"{where} is of picture {row.image_id!r}, which is not among its images; remove it or add that"
+        key = row.image_id
+        if type(key) not in (int, str) or key not in names:
+            message = f"{where} is of picture {key!r}, which is not among its images; remove it or add that"
             notice(Finding("row", where, message))
-        else:
+        elif (file_name := names[key]) is not None:
             gathered.add(file_name, row.caption, number, where)
-    gathered.captions = dict(sorted(gathered.captions.items()))
+    captions = ((f"annotation {n},", row.caption) for n, row in enumerate(content.annotations, 1))
+    notice_mojibake(captions, listing, notice)
+    order = [names[key] for key in sorted(names, key=lambda key: (isinstance(key, str), key))]
+    files = [file_name for file_name in order if file_name is not None]
+    silent = [file_name for file_name in files if file_name not in gathered.captions]
+    if silent:
+        message = f"{len(silent):,} of {len(names):,} images of {listing} have no caption ({few(silent)})"
+        notice(Finding("caption", listing, f"{message}; they are left out", False))
+    gathered.captions = {name: gathered.captions[name] for name in files if name in gathered.captions}
     split: Split | None = next((part for part in ("train", "val", "test") if name.startswith(part)), None)
-    return gathered.examples(pictures, (name, "images", f"images/{name}", "."), split)
+    return gathered.examples(*_find_pictures(places, name, gathered.captions), split)
+
+
+def _read_names(images: Sequence[_Image], listing: str, root: Path, notice: Notice) -> _Names:
+    names: _Names = {}
+    taken: set[str] = set()
+    for number, image in enumerate(images, 1):
+        where = f"{listing}, image {number},"
+        if type(image.id) not in (int, str):
+            message = f"{where} has the id {image.id!r}; give each picture a number of its own"
+            notice(Finding("row", where, message))
+            continue
+        if image.id in names:
+            message = f"{where} has the id {image.id} of {names[image.id]}; each picture has an id of its own"
+            notice(Finding("repeated-picture", where, message))
+            continue
+        names[image.id] = None
+        try:
+            name = str(inside(image.file_name, where, root))
+        except DataError as error:
+            notice(Finding("path", where, str(error)))
+            continue
+        if name in taken:
+            message = f"{where} is {name} again under another id; list each picture once"
+            notice(Finding("repeated-picture", where, message))
+        taken.add(name)
+        names[image.id] = name
+    return names
+
+
+def _find_pictures(
+    places: Sequence[PictureFolder], name: str, files: Collection[str]
+) -> tuple[PictureFolder, Sequence[str]]:
+    """The first place that has some of the pictures, and the folders below it to look in."""
+    folders = (name, "images", f"images/{name}", ".")
+    for pictures in places:
+        if any(_holds(pictures, "" if folder == "." else folder, files) for folder in folders):
+            return pictures, folders
+    return places[0], (*folders, *holding_folders(places[0], files))
