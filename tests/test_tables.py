@@ -240,13 +240,13 @@ def test_columns_that_are_named_are_read(make: Make) -> None:
         ("image,caption\na.jpg,a cat\n", Columns(captions=("image",), image="image"),
          r"the column 'image' of .*t\.csv cannot hold both pictures and captions; name another"),
         ("image,caption\na.jpg,a cat\n", Columns(pictures=Path("lost")),
-         r"there is no folder lost; give the folder that the pictures are in \(--images DIR\)"),
+         r"there is no folder lost; give the folder that the pictures are in \(--pictures DIR\)"),
         ("name,caption\nCat,a cat\n", Columns(),
-         r"no column that looks like paths of pictures; its columns are 'name', 'caption': name one \(--image-column"),
+         r"no column that looks like paths of pictures; its columns are 'name', 'caption': name one \(--columns image=NAME"),
         ("name,url\nCat,http://x/a.jpg\n", Columns(),
          r"holds web addresses in 'url', not paths; download the pictures and name a column of their paths"),
         ("image,id\na.jpg,7\n", Columns(),
-         r"no column that looks like captions; its columns are 'image', 'id': name one \(--caption-column NAME\)"),
+         r"no column that looks like captions; its columns are 'image', 'id': name one \(--columns caption=NAME\)"),
         ("image,image,caption\na.jpg,b.jpg,a cat\n", Columns(),
          r"t\.csv has 2 columns 'image'; give each a name of its own"),
         ("image,caption\n", Columns(), r"t\.csv has no row below the names of its columns \('image', 'caption'\)"),
@@ -300,7 +300,7 @@ def test_parquet_that_is_damaged_or_holds_the_pictures_themselves(make: Make) ->
     assert captions(read_table(path)) == {"a.jpg": ("a cat",)}
     sentence = (
         r"t\.parquet holds the pictures themselves in 'image', not their paths; write them to files and name a column "
-        r"of their paths \(--image-column NAME\)"
+        r"of their paths \(--columns image=NAME\)"
     )
     with pytest.raises(DataError, match=sentence):
         read_table(path, Columns("image"))
@@ -385,7 +385,7 @@ def test_paths_that_lead_out_are_refused(make: Make, tmp_path: Path, findings: l
     assert [(found.kind, found.where) for found in findings] == [("path", f"{path}:{line}") for line in range(2, 10)]
     assert findings[2].message == (
         f"{path}:4 names '/etc/a.jpg', which is not inside {tmp_path}; name the folder that the pictures are in "
-        "(--images DIR)"
+        "(--pictures DIR)"
     )
     with pytest.raises(DataError, match=r"t\.csv:2 names '\.\./a\.jpg', which is not inside"):
         read_table(path)

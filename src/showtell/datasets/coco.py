@@ -8,7 +8,8 @@ in whichever folder there has some of them. The split is in the name: train*, va
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,10 +62,7 @@ def read_coco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     listings: Sequence[str] = [str(path)] if path.is_file() else _find_listings(path)
     if not listings:
         raise DataError(f"{path} has no annotations/captions_*.json, nor a zip that holds one; put them there")
-    roots = [path] if path.is_dir() else [path.parent, path.absolute().parent.parent]
-    if path.parent.name == "annotations" and path.is_file():
-        roots.reverse()
-    pictures = [PictureFolder(root, notice) for root in roots]
+    pictures = [PictureFolder(root, notice) for root in _roots(path)]
     examples: dict[str, Example] = {}
     failed: list[NoPictures] = []
     for listing in listings:
@@ -86,42 +84,71 @@ def read_coco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     return list(examples.values())
 
 
-def holding_folders(pictures: PictureFolder, names: Collection[str]) -> list[str]:
-    """The folders and zips right below a folder, or below its `images`, that hold one of the pictures at least.
+def find_folders(
+    places: Sequence[PictureFolder], folders: Sequence[str], names: Collection[str]
+) -> tuple[PictureFolder, Sequence[str]]:
+    """The place that has some of the pictures, and the folders below it to look in.
+
+    Where none is in `folders`, these are joined by whatever folders and zips right below the first place, or below its
+    `images`, have some.
 
     Args:
-        names: Paths that `inside` has given.
+        folders: Below each place, as the data set is published.
+        names: Of the pictures; names that lead out of a place are passed over.
     """
-    places = []
-    for parent in ("", "images/"):
-        try:
-            entries = sorted((pictures.root / parent).iterdir())
-        except OSError:
-            continue
-        stems = {entry.stem if entry.suffix.lower() == ".zip" else entry.name: None for entry in entries}
-        places += [f"{parent}{name}" for name in stems]
-    return [place for place in places if _holds(pictures, place, names)]
+    for pictures in places:
+        if any(_has(pictures, folder, name) for name in _safe(names) for folder in folders):
+            return pictures, folders
+    pictures = places[0]
+    safe = list(_safe(names))
+    others = [folder for folder in _list_folders(pictures.root) if any(_has(pictures, folder, name) for name in safe)]
+    return pictures, (*folders, *others)
 
 
-def notice_mojibake(captions: Iterable[tuple[str, Any]], listing: str | Path, notice: Notice) -> None:
+def notice_mojibake(captions: Iterable[tuple[int, Any]], listing: str | Path, unit: str, notice: Notice) -> None:
     """Tells of the captions of a JSON file that were once decoded wrongly, all in one finding.
 
     Args:
-        captions: (where, caption) of each.
+        captions: (number of the entry, caption) of each.
+        unit: What the entries are called.
     """
     found = []
-    for where, caption in captions:
+    for number, caption in captions:
         if isinstance(caption, str) and not caption.isascii() and (meant := undo_mojibake(caption)) is not None:
-            found.append((where, meant))
+            found.append((number, meant))
     if found:
-        where, meant = found[0]
-        message = f"{len(found):,} captions of {listing} were once saved in a wrong encoding; the first, {where}"
-        told = f"{message} was probably {meant.strip()[:60]!r}: mend them in the file"
-        notice(Finding("mojibake", where.rstrip(","), told, False))
+        number, meant = found[0]
+        where = f"{listing}, {unit} {number}"
+        message = (
+            f"{len(found):,} captions of {listing} were once saved in a wrong encoding; the first, of {unit} {number}"
+        )
+        told = f"{message}, was probably {meant.strip()[:60]!r}: mend them in the file"
+        notice(Finding("mojibake", where, told, False))
 
 
-def _holds(pictures: PictureFolder, place: str, names: Iterable[str]) -> bool:
-    return any(pictures.find(f"{place}/{name}" if place else name) is not None for name in names)
+def _safe(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        with contextlib.suppress(DataError):
+            yield str(inside(name, "", ""))
+
+
+def _has(pictures: PictureFolder, folder: str, name: str) -> bool:
+    return pictures.find(name if folder == "." else f"{folder}/{name}") is not None
+
+
+def _list_folders(root: Path) -> list[str]:
+    found: dict[str, None] = {}
+    for parent in ("", "images/"):
+        try:
+            entries = sorted((root / parent).iterdir())
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.suffix.lower() == ".zip":
+                found[f"{parent}{entry.stem}"] = None
+            elif entry.is_dir():
+                found[f"{parent}{entry.name}"] = None
+    return list(found)
 
 
 def _is_listing(name: str) -> bool:
@@ -145,6 +172,15 @@ def _find_listings(folder: Path) -> list[str]:
     return list(found.values())
 
 
+def _roots(path: Path) -> list[Path]:
+    """The folders below which the pictures of a folder, or of a file of annotations, may be."""
+    if path.is_dir():
+        return [path]
+    if path.parent.name == "annotations":
+        return [path.parent.parent, path.parent]
+    return [path.parent, path.absolute().parent.parent]
+
+
 def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice) -> list[Example]:
     name = PurePosixPath(listing.replace("\\", "/")).stem.removeprefix("captions_")  # train2014
     content = read_json(listing, _Captions, _EXPECTED, notice)
@@ -158,8 +194,8 @@ def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice)
             notice(Finding("row", where, message))
         elif (file_name := names[key]) is not None:
             gathered.add(file_name, row.caption, number, where)
-    captions = ((f"annotation {n},", row.caption) for n, row in enumerate(content.annotations, 1))
-    notice_mojibake(captions, listing, notice)
+    captions = ((number, row.caption) for number, row in enumerate(content.annotations, 1))
+    notice_mojibake(captions, listing, "annotation", notice)
     order = [names[key] for key in sorted(names, key=lambda key: (isinstance(key, str), key))]
     files = [file_name for file_name in order if file_name is not None]
     silent = [file_name for file_name in files if file_name not in gathered.captions]
@@ -168,7 +204,8 @@ def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice)
         notice(Finding("caption", listing, f"{message}; they are left out", False))
     gathered.captions = {name: gathered.captions[name] for name in files if name in gathered.captions}
     split: Split | None = next((part for part in ("train", "val", "test") if name.startswith(part)), None)
-    return gathered.examples(*_find_pictures(places, name, gathered.captions), split)
+    pictures, folders = find_folders(places, (name, "images", f"images/{name}", "."), gathered.captions)
+    return gathered.examples(pictures, folders, split)
 
 
 def _read_names(images: Sequence[_Image], listing: str, root: Path, notice: Notice) -> _Names:
@@ -196,14 +233,3 @@ def _read_names(images: Sequence[_Image], listing: str, root: Path, notice: Noti
         taken.add(name)
         names[image.id] = name
     return names
-
-
-def _find_pictures(
-    places: Sequence[PictureFolder], name: str, files: Collection[str]
-) -> tuple[PictureFolder, Sequence[str]]:
-    """The first place that has some of the pictures, and the folders below it to look in."""
-    folders = (name, "images", f"images/{name}", ".")
-    for pictures in places:
-        if any(_holds(pictures, "" if folder == "." else folder, files) for folder in folders):
-            return pictures, folders
-    return places[0], (*folders, *holding_folders(places[0], files))

@@ -8,7 +8,7 @@ line.
 from __future__ import annotations
 
 import codecs
-import io
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +25,7 @@ Notice = Callable[[Finding], None]
 T = TypeVar("T")
 
 MAX_BYTES = 4 * 2**30  # of a file of captions
+_TOLD = 20  # lines of a file in a wrong encoding that are named one by one
 MAX_CAPTION = 10_000  # characters; no caption that people write is as long
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _SPLIT_NAMES: dict[str, Split] = {
@@ -90,22 +91,22 @@ def _decode(data: bytes, encoding: str, path: str | Path, notice: Notice) -> str
 
 
 def _decode_lines(data: bytes, path: str | Path, notice: Notice) -> Iterator[str]:
+    wrong = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError:
             text = line.decode("cp1252", "replace")
-            where = f"{path}:{number}"
-            shown = " ".join(text.split())[:60]
-            notice(
-                Finding(
-                    "encoding",
-                    where,
-                    f"{where} is not UTF-8; it was read as cp1252 ({shown!r}): save it as UTF-8",
-                    False,
-                )
-            )
+            wrong += 1
+            if wrong <= _TOLD:
+                where = f"{path}:{number}"
+                shown = " ".join(text.split())[:60]
+                message = f"{where} is not UTF-8; it was read as cp1252 ({shown!r}): save it as UTF-8"
+                notice(Finding("encoding", where, message, False))
             yield text
+    if wrong > _TOLD:
+        message = f"{path} has {wrong - _TOLD:,} more lines that are not UTF-8, read as cp1252 too"
+        notice(Finding("encoding", str(path), message, False))
 
 
 def _notice_mojibake(text: str, path: str | Path, notice: Notice) -> None:
@@ -136,9 +137,14 @@ def read_rows(path: str | Path, notice: Notice = refuse) -> Iterator[tuple[str, 
     text = read_text(path, notice)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    for number, line in enumerate(io.StringIO(text), 1):
+    start, number = 0, 0
+    while start < len(text):  # in place: a list of the lines, or a stream of the text, would be several times as large
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        start, number = end + 1, number + 1
         if line.strip():
-            yield f"{path}:{number}", line.rstrip("\n")
+            yield f"{path}:{number}", line
 
 
 # JSON
@@ -158,27 +164,34 @@ def read_json(path: str | Path, kind: type[T], expected: str, notice: Notice = r
     data = read_bytes(path)
     if not data.strip():
         raise DataError(f"{path} is empty (0 bytes or blank); it should hold {expected}: get the file again")
+    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+    if encoding is not None:
+        data = _decode(data, encoding, path, notice).removeprefix("\ufeff").encode()
     try:
         return msgspec.json.decode(data, type=kind)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError) or data.startswith(tuple(mark for mark, _ in _BOMS)):
-            return _decode_again(data, path, kind, expected, notice)
+    except msgspec.ValidationError as error:
         raise DataError(_complaint(path, error, data, expected)) from error
-
-
-def _decode_again(data: bytes, path: str | Path, kind: type[T], expected: str, notice: Notice) -> T:
-    mark, encoding = next(((mark, name) for mark, name in _BOMS if data.startswith(mark)), (b"", "utf-8"))
-    again = _decode(data[len(mark) :], encoding, path, notice).encode()
-    try:
-        return msgspec.json.decode(again, type=kind)
+    except UnicodeDecodeError:
+        data = _decode(data, "utf-8", path, notice).encode()
+        return _decode_again(data, path, kind, expected)
     except (ValueError, RecursionError) as error:
-        raise DataError(_complaint(path, error, again, expected)) from error
+        if not data.rstrip().endswith((b"}", b"]")):
+            raise DataError(_complaint(path, error, data, expected)) from error
+        return _decode_again(data, path, kind, expected)
+
+
+def _decode_again(data: bytes, path: str | Path, kind: type[T], expected: str) -> T:
+    """As Python reads JSON: NaN and half a character (`\\ud800`) pass, which one bad row of many may hold."""
+    try:
+        return msgspec.convert(json.loads(data), type=kind)
+    except (ValueError, RecursionError) as error:
+        raise DataError(_complaint(path, error, data, expected)) from error
 
 
 def _complaint(path: str | Path, error: Exception, data: bytes, expected: str) -> str:
     if isinstance(error, msgspec.ValidationError):
         return f"{path} does not hold {expected}: {str(error)[:1].lower()}{str(error)[1:]}"
-    if "truncated" in str(error) and not data.rstrip().endswith((b"}", b"]")):
+    if not data.rstrip().endswith((b"}", b"]")):
         line = data.count(b"\n") + 1
         return f"{path}:{line} breaks off in the middle (after {len(data):,} bytes); get the file again"
     return f"{path} is not JSON ({error}); it should hold {expected}"
@@ -199,6 +212,8 @@ def check_caption(caption: Any, where: str) -> str:
         raise DataError(
             f"{where} has a caption of {len(caption):,} characters; at most {MAX_CAPTION:,} are accepted: cut it"
         )
+    if not caption.isascii() and any("\ud800" <= char <= "\udfff" for char in caption):
+        raise DataError(f"{where} holds half a character (\\ud800 to \\udfff alone); write it whole")
     clean = caption if caption.isprintable() else caption.translate(_CONTROLS)
     clean = clean.strip()
     if not clean:

@@ -5,7 +5,7 @@ Accepted, in the folder or one below it:
     captions.txt                                 Kaggle's Flickr8k: header `image,caption`
     results.csv                                  Kaggle's Flickr30k: header `image_name| comment_number| comment`
     Flickr_8k.trainImages.txt, .devImages, .testImages, or train.txt, val.txt, test.txt: the names of each split
-    Flicker8k_Dataset/, Images/, flickr30k_images/, … or zips of these names: the pictures
+    Flicker8k_Dataset/, Images/, flickr30k_images/, … or zips of these names: the pictures (else any folder of them)
 The originals go before Kaggle's files. With split lists, pictures that are in none of them are left out.
 """
 
@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from showtell.datasets.coco import find_folders
 from showtell.datasets.files import Notice, PictureFolder, read_rows, refuse
 from showtell.datasets.listings import Gathered, few
 from showtell.errors import DataError
@@ -60,7 +61,8 @@ def read_flickr(folder: str | Path, notice: Notice = refuse) -> list[Example]:
     for number, name, caption in rows(listing, notice):
         gathered.add(name, caption, number)
     splits = _read_splits(files, gathered.captions, listing, notice)
-    return gathered.examples(PictureFolder(folder, notice), FOLDERS, splits)
+    pictures, folders = find_folders([PictureFolder(folder, notice)], FOLDERS, gathered.captions)
+    return gathered.examples(pictures, folders, splits)
 
 
 # which file

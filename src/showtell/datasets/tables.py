@@ -116,7 +116,7 @@ def read_table(path: str | Path, columns: Columns = GUESSED, notice: Notice = re
     path = Path(path)
     root = columns.pictures or (path if path.is_dir() else path.parent)
     if columns.pictures and not root.is_dir():
-        raise DataError(f"there is no folder {root}; give the folder that the pictures are in (--images DIR)")
+        raise DataError(f"there is no folder {root}; give the folder that the pictures are in (--pictures DIR)")
     folder = PictureFolder(root, notice)
     gathered = _Gathered()
     for place, split in _given_tables(path):
@@ -485,7 +485,7 @@ def _guess(table: _Table, given: Columns) -> Columns:
     if image in table.packed:
         raise DataError(
             f"{table.path} holds the pictures themselves in {image!r}, not their paths; write them to files and name a "
-            "column of their paths (--image-column NAME)"
+            "column of their paths (--columns image=NAME)"
         )
     captions = captions or _guess_captions(table, {image, split})
     if image in captions:
@@ -554,7 +554,7 @@ def _guess_image(table: _Table, taken: set[str | None]) -> str:
         if addresses
         else f"has no column that looks like paths of pictures; its columns are {_shown(table.names)}: name one"
     )
-    raise DataError(f"{table.path} {trouble} (--image-column NAME)")
+    raise DataError(f"{table.path} {trouble} (--columns image=NAME)")
 
 
 def _guess_captions(table: _Table, taken: set[str | None]) -> tuple[str, ...]:
@@ -570,7 +570,7 @@ def _guess_captions(table: _Table, taken: set[str | None]) -> tuple[str, ...]:
         return named
     raise DataError(
         f"{table.path} has no column that looks like captions; its columns are {_shown(table.names)}: name one "
-        "(--caption-column NAME)"
+        "(--columns caption=NAME)"
     )
 
 
@@ -616,7 +616,7 @@ class _Pictures:
         if root is None and plain.startswith("/"):
             raise DataError(
                 f"{where} names {name!r}, which is not inside {self._folder.root}; name the folder that the pictures "
-                "are in (--images DIR)"
+                "are in (--pictures DIR)"
             )
         relative = str(inside(plain[len(root) :] if root else name, where, self._folder.root))
         bare = not _is_picture(name)
@@ -760,7 +760,7 @@ def _finish(gathered: _Gathered, path: Path, root: Path, notice: Notice) -> list
         if missing:
             raise DataError(
                 f"none of the {total:,} pictures that {path} names is in {root} ({names}; first at "
-                f"{next(iter(missing.values()))}); name the folder that they are in (--images DIR)"
+                f"{next(iter(missing.values()))}); name the folder that they are in (--pictures DIR)"
             )
         raise DataError(f"{path} has no row that can be used; it needs a picture and a caption in each")
     if missing:

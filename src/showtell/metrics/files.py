@@ -73,9 +73,10 @@ def read_references(path: str | Path, split: str | None = None) -> dict[str, lis
     """The captions that people wrote of each picture, in the order of the file.
 
     Args:
-        split: Take only the pictures of `train`, `val` or `test`, where the file says which is which: the native layout,
-            Karpathy's splits, a table with a column `split`. Other names of the three count too (`restval` is train,
-            `dev` is val). As in the native layout, a row that names no split among rows that do is train.
+        split: Take only the pictures of `train`, `val` or `test`. The file must say which is which: the native layout
+            does, Karpathy's splits do, and a table with a column `split`. Other names of the three count too
+            (`restval` is train, `dev` is val). As in the native layout, a row that names none beside rows that do is
+            train.
 
     Raises:
         DataError: The file is missing, empty, broken or of another form, a picture has an empty list, or no picture is
@@ -99,8 +100,8 @@ def read_references(path: str | Path, split: str | None = None) -> dict[str, lis
     if rows.keys() == {None}:
         raise DataError(f"{path} does not say which split its pictures are in; score against all, without a split")
     if not found:
-        there = ", ".join(f"{name or 'none, which is train,'} in {count:,} rows" for name, count in rows.items())
-        raise DataError(f"{path} has no picture of split {wanted!r}; it has {there}: choose one of these")
+        there = ", ".join(f"{name or 'unnamed, as train'} ({count:,})" for name, count in rows.items())
+        raise DataError(f"{path} has no picture of split {wanted!r}; its rows are of {there}: choose one of these")
     return found
 
 
@@ -219,8 +220,10 @@ def _json(path: Path, text: str) -> _Rows:
     if isinstance(content, dict):
         rows, pictures = content.get("annotations"), content.get("images")
         if not isinstance(rows, list):
-            listed = isinstance(pictures, list) and pictures and isinstance(pictures[0], dict)
-            yield from _karpathy(path, pictures) if listed else _plain(path, content)
+            if isinstance(pictures, list) and pictures and isinstance(pictures[0], dict):
+                yield from _karpathy(path, pictures)
+            else:
+                yield from _plain(path, content)
             return
         content = rows
     if not isinstance(content, list):
@@ -387,8 +390,10 @@ class _PhysicalLines:
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
     """(number of the first line, cells, last line) of each record that is not blank."""
     lines = _PhysicalLines(text)
-    quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL  # Kaggle's Flickr30k quotes nothing
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True)
+    if delimiter == "|":  # Kaggle's Flickr30k quotes nothing
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, skipinitialspace=True)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     while True:
         number, cells = lines.number + 1, None
         try:
@@ -427,7 +432,7 @@ def _fit(cells: list[str], line: str, delimiter: str, names: Sequence[str], wher
             return [cells[0], number, caption]
     if len(cells) != len(names):
         raise DataError(
-            f"{where} has {len(cells)} cells under {len(names)} columns ({_shown(names)}); put a caption that holds "
+            f"{where} does not have {len(names)} cells ({_shown(names)}) but {len(cells)}; put a caption that holds "
             f"{delimiter!r} between double quotes, and double the quotes inside it"
         )
     return cells
