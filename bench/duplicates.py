@@ -26,7 +26,7 @@ PLANTED = 0.1  # share of the fingerprints that are near another
 NOISE = 5  # levels that the thumbnail of a planted one is off
 SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
-ARRAYS = ("hashes", "thumbnails", "features", "digests", "sizes")
+ARRAYS = ("hashes", "details", "thumbnails", "features", "digests", "sizes")
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -95,15 +95,18 @@ def time_grouping(pictures: int) -> None:
     planted = round(PLANTED * pictures)
     first = pictures - planted
     hashes = rng.integers(0, 2**64, pictures, np.uint64)
+    details = rng.integers(0, 2**64, (pictures, 2), np.uint64)
     thumbnails = rng.integers(0, 256, (pictures, 8, 8, 3), np.uint8)
     origins = rng.choice(first, planted, replace=False)
     for row, origin in enumerate(origins, first):
         bits = rng.choice(64, rng.integers(0, MAX_DISTANCE + 1), replace=False).astype(np.uint64)
         hashes[row] = hashes[origin] ^ np.bitwise_or.reduce(np.uint64(1) << bits, initial=np.uint64(0))
+        details[row] = details[origin]
         noise = rng.integers(-NOISE, NOISE + 1, (8, 8, 3))
         thumbnails[row] = np.clip(thumbnails[origin].astype(int) + noise, 0, 255)
     prints = Fingerprints(
         hashes=hashes,
+        details=details,
         thumbnails=thumbnails,
         features=np.full(pictures, 64, np.uint8),
         digests=np.arange(1, pictures + 1, dtype=np.uint64),
@@ -151,7 +154,7 @@ def take(prints: Fingerprints, row: int) -> tuple[np.ndarray, ...]:
 
 
 def join(rows: list[tuple[np.ndarray, ...]]) -> Fingerprints:
-    return Fingerprints(*map(np.stack, zip(*rows, strict=True)), failures={})
+    return Fingerprints(**dict(zip(ARRAYS, map(np.stack, zip(*rows, strict=True)), strict=True)), failures={})
 
 
 def main() -> None:

@@ -171,6 +171,8 @@ def test_references_of_a_split(tmp_path: Path) -> None:
     assert read_references(native, "val") == {"v": ["c", "d"]}
     assert read_references(native, "train") == {"t": ["a"], "n": ["b"]}
     assert list(read_references(native)) == ["t", "n", "v"]
+    karpathy.write_text('{"a": "x"}', "utf-8")
+    assert read_references(karpathy, "train") == {"a": ["x"]}
     assert read_references(table, "validation") == {"a": ["x", "z"]}
 
 
@@ -179,15 +181,13 @@ def test_a_split_that_is_not_there_is_refused(tmp_path: Path) -> None:
     native.write_text(NATIVE, "utf-8")
     table.write_text("image,split,caption\na,holdout,x\n", "utf-8")
     plain.write_text('{"a": "x"}', "utf-8")
-    with pytest.raises(
-        DataError, match=r"no picture of split 'test'; .* train \(1\), unnamed, as train \(1\), val \(1\)"
-    ):
+    with pytest.raises(DataError, match=r"no picture of split 'test'; .* train \(1\), none, as train \(1\), val \(1\)"):
         read_references(native, "test")
     with pytest.raises(DataError, match=r"a\.csv:2 has split 'holdout'; accepted are train"):
         read_references(table, "test")
     assert read_references(table) == {"a": ["x"]}
     with pytest.raises(DataError, match=r"a\.json does not say which split its pictures are in"):
-        read_references(plain, "train")
+        read_references(plain, "val")
     with pytest.raises(ConfigError, match="unknown split 'tset'; accepted are train, val and test"):
         read_references(plain, "tset")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -77,7 +76,7 @@ def read_member(archive: Path, member: str, max_bytes: int) -> bytes:
         raise DataError(f"{called} has {entry.size:,} bytes; at most {max_bytes:,} are accepted")
     try:
         data = _unpack(archive, entry)
-    except (OSError, ValueError, OverflowError, zlib.error) as error:
+    except (OSError, ValueError, zlib.error) as error:
         raise DataError(f"{called} is damaged ({error}); get the archive again") from error
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:
         raise DataError(f"{called} is damaged (its checksum is wrong); get the archive again")
@@ -120,7 +119,7 @@ def _read_contents(archive: Path, changed: int, size: int) -> Mapping[str, _Entr
                 for info in opened.infolist()
                 if not (name := _read_name(info)).endswith("/")
             }
-    except (zipfile.BadZipFile, OSError, ValueError, OverflowError, NotImplementedError, struct.error) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{archive} is not a zip that can be read ({error}); get it again") from error
 
 

@@ -254,8 +254,11 @@ def score(
         objects_of = read_objects(objects)
     options = ScoreOptions(known=known, objects=objects_of, java=java, resamples=resamples)
     ours, written = read_candidates(candidates), read_references(references, split=split)
-    scores = run_score(ours, written, split=split, options=options)
-    comparison = compare_systems(ours, read_candidates(against), written, options) if against is not None else None
+    comparison = None
+    if against is None:
+        scores = run_score(ours, written, split=split, options=options)
+    else:
+        scores, comparison = compare_systems(ours, read_candidates(against), written, split=split, options=options)
     for sentence in scores.missing:
         print(f"showtell: {sentence}", file=sys.stderr)
     if as_json:

@@ -218,7 +218,7 @@ def _read_names(images: Sequence[_Image], listing: str, root: Path, notice: Noti
             notice(Finding("row", where, message))
             continue
         if image.id in names:
-            message = f"{where} has the id {image.id} of {names[image.id]}; each picture has an id of its own"
+            message = f"{where} has the id {image.id} of {names[image.id] or 'another image'}; each picture has an id of its own"
             notice(Finding("repeated-picture", where, message))
             continue
         names[image.id] = None

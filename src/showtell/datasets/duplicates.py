@@ -4,13 +4,10 @@ Two pictures are identical when their decoded pixels are equal, and near-identic
 it was saved again, resized, made lighter or darker, made grey, slightly cropped or marked in a corner, or the next
 picture of a burst. Flipped and turned copies are other pictures: their captions may say left and right.
 
-A fingerprint is a perceptual hash (Zauner 2010, section 3.2.1: the signs of the lowest frequencies of the discrete
-cosine transform of the brightness), which finds, and a thumbnail of 8 x 8 pixels, which confirms. Pictures with few
-frequencies that stand out (sea, fog, sky, one colour) have a hash that is mostly noise: only identical ones count.
-Everything that is compared is computed in whole numbers, so that machines agree bit by bit.
-
-The limits were measured on 15,028 pictures: 1,250 of them, changed, against each other, and all pairs (docs of
-`group_duplicates`).
+A fingerprint is a perceptual hash, which finds, and a thumbnail and the signs of more frequencies, which confirm.
+Pictures in which few frequencies stand out (sea, fog, sky, one colour) have a hash that is mostly noise: of these, only
+identical ones count. What is compared is computed in whole numbers, so that machines agree bit by bit.
+bench/duplicates.py measures what is found again after which change.
 """
 
 from __future__ import annotations
@@ -36,8 +33,9 @@ MAX_DIFFERENCE = 0.35  # of the contrast
 _SIDE = 32  # pixels of the picture that is transformed
 _CELLS = 8  # pixels along a side of the thumbnail
 _DRAFT = 128  # pixels that are left of a JPEG's shorter side; with 64, cropped copies are missed more often
-_TOP = 10  # frequencies (rows + columns) that the hash takes
-_BITS = 64
+_HASH_BITS = 64
+_DETAIL_BITS = 128
+_TOP = 19  # the highest frequency, rows and columns together, among as many bits
 _FIXED = 2048  # the cosines as whole numbers
 _LUMA = np.array([299, 587, 114])  # thousandths (ITU-R BT.601)
 _UNIT = 1000 * _FIXED**2 * _SIDE / 2  # one grey level in an orthonormal transform
@@ -46,8 +44,15 @@ _LOUD = 8 * _UNIT
 _FEATURES = 12  # fewer loud frequencies than this, and the hash says too little
 _GREY = 4.0  # levels between the greatest and the least channel, on average
 
+# Details agree in all but 16 % of copies that are saved again or resized, and in all but 30 % of cropped ones; those of
+# pages of text, whose hashes and thumbnails are all alike, differ in 22 % and more.
+_SURE_DETAILS = 20  # bits of 128
+_SURE_DIFFERENCE = 0.5  # of the greatest
+_LONE_DETAILS = 40
+_RIVALS = 16  # near pictures of one, beyond which it is like many others
+
 _BANDS = 4
-_BAND_BITS = _BITS // _BANDS
+_BAND_BITS = _HASH_BITS // _BANDS
 _CHUNK = 1 << 16  # pairs of hashes that are compared at once; the arrays of more would leave the processor's cache
 _PART = 1 << 12  # thumbnails that are compared at once
 _CROWD = 256  # pictures with an equal band
@@ -58,25 +63,28 @@ _EVERY = 64  # pictures between two calls of `progress`
 class Fingerprint(NamedTuple):
     """What is kept of a picture to find others like it.
 
-    Shape: `thumbnail` is (8, 8, 3) uint8, RGB. `features` counts the frequencies that stand out, 0 to 64.
+    Shape: `details` is (2,) uint64, the signs of the 128 frequencies that follow those of the hash; `thumbnail` is
+        (8, 8, 3) uint8, RGB. `features` counts the frequencies of the hash that stand out, 0 to 64.
     """
 
-    hash: int
+    hash: np.uint64
+    details: NDArray[np.uint64]
     thumbnail: NDArray[np.uint8]
     features: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Fingerprints:
-    """The fingerprints of N pictures, in their order; about 220 bytes each.
+    """The fingerprints of N pictures, in their order; about 240 bytes each.
 
-    Shape: `hashes` (N,) uint64, `thumbnails` (N, 8, 8, 3) uint8, `features` (N,) uint8, `digests` (N,) uint64 of the
-        decoded pixels and the size, `sizes` (N, 2) int32.
+    Shape: `hashes` (N,) uint64, `details` (N, 2) uint64, `thumbnails` (N, 8, 8, 3) uint8, `features` (N,) uint8,
+        `digests` (N,) uint64 of the decoded pixels and the size, `sizes` (N, 2) int32.
     Units: `sizes` are width and height in pixels of the upright original, both 0 where no picture was read.
     `failures` has the sentence of each picture that cannot be read, by its row.
     """
 
     hashes: NDArray[np.uint64]
+    details: NDArray[np.uint64]
     thumbnails: NDArray[np.uint8]
     features: NDArray[np.uint8]
     digests: NDArray[np.uint64]
@@ -108,10 +116,12 @@ def fingerprint(image: Image.Image) -> Fingerprint:
     spectrum = (_COSINES @ grey @ _COSINES.T)[_ROWS, _COLUMNS]  # whole numbers below 2^53, so exact
     cell = _SIDE // _CELLS
     sums = small.reshape(_CELLS, cell, _CELLS, cell, 3).sum((1, 3), dtype=np.int64)
+    signs = np.packbits(spectrum > _QUIET).view(">u8").astype(np.uint64)
     return Fingerprint(
-        hash=int.from_bytes(np.packbits(spectrum > _QUIET).tobytes(), "big"),
+        hash=signs[0],
+        details=signs[1:],
         thumbnail=((sums + cell * cell // 2) // (cell * cell)).astype(np.uint8),
-        features=int((np.abs(spectrum) > _LOUD).sum()),
+        features=int((np.abs(spectrum[:_HASH_BITS]) > _LOUD).sum()),
     )
 
 
@@ -131,6 +141,7 @@ def fingerprint_pictures(
     total = len(pictures)
     found = Fingerprints(
         hashes=np.zeros(total, np.uint64),
+        details=np.zeros((total, _DETAIL_BITS // 64), np.uint64),
         thumbnails=np.zeros((total, _CELLS, _CELLS, 3), np.uint8),
         features=np.zeros(total, np.uint8),
         digests=np.zeros(total, np.uint64),
@@ -142,6 +153,7 @@ def fingerprint_pictures(
             found.failures[row] = str(result)
         elif result is not None:
             found.hashes[row] = result.print.hash
+            found.details[row] = result.print.details
             found.thumbnails[row] = result.print.thumbnail
             found.features[row] = result.print.features
             found.digests[row] = result.digest
@@ -191,7 +203,9 @@ def _cosines() -> NDArray[np.float64]:
 
 
 _COSINES = _cosines()
-_ROWS, _COLUMNS = np.array([(row, total - row) for total in range(1, _TOP + 1) for row in range(total + 1)])[:_BITS].T
+_ROWS, _COLUMNS = np.array([(row, total - row) for total in range(1, _TOP + 1) for row in range(total + 1)])[
+    : _HASH_BITS + _DETAIL_BITS
+].T
 
 
 # comparing them
@@ -283,22 +297,25 @@ def group_duplicates(
 ) -> NDArray[np.int64]:
     """The number of each picture's group of identical and near-identical ones, (N,), in the order of the pictures.
 
-    Two pictures are near-identical when their hashes differ in at most `max_distance` bits and their thumbnails by at
-    most `max_difference` (see `Thumbnails.measure`). Groups are chains of such pairs with a bound: a group has a
-    representative, and what would bring in a picture that is more than twice both limits away from it is left out, so
-    that a slow film is cut into scenes instead of becoming one group. The groups do not depend on the order of the
-    pictures.
+    Two pictures are near-identical when their hashes differ in at most `max_distance` bits, their thumbnails by at most
+    half of `max_difference` (see `Thumbnails.measure`) and their details in a sixth of the bits. The whole of
+    `max_difference` and a third of the details are enough for two that are as near to nothing else: so cropped copies
+    are found, and pages of text or X-rays of one organ, which are all a little alike, stay apart.
+
+    Groups are chains of such pairs with a bound: a group has a representative, and what would bring in a picture that
+    is more than twice `max_distance` and `max_difference` away from it is left out, so that a slow film is cut into
+    scenes instead of becoming one group. The groups do not depend on the order of the pictures.
 
     The search is exact: of four bands of 16 bits, one differs in at most a quarter of `max_distance` bits, and all
     pictures with such a band are compared. Only where more than 256 pictures share a band (frames of one camera), those
-    within half of both limits of one of them are found through that one, so that a crowd does not take the square of
+    within half of these limits of one of them are found through that one, so that a crowd does not take the square of
     its size.
 
     Raises:
         ValueError: A limit is out of range.
     """
-    if not 0 <= max_distance < _BITS // 4:  # beyond it, hashes of different pictures are as near
-        raise ValueError(f"max_distance is {max_distance}; it must be from 0 to {_BITS // 4 - 1} bits")
+    if not 0 <= max_distance < _BAND_BITS:  # beyond it, hashes of different pictures are as near
+        raise ValueError(f"max_distance is {max_distance}; it must be from 0 to {_BAND_BITS - 1} bits")
     if not 0 <= max_difference < 1:
         raise ValueError(f"max_difference is {max_difference}; it must be at least 0 and less than 1")
     identical = group_identical(prints)
@@ -307,10 +324,11 @@ def group_duplicates(
     _, rows = np.unique(identical, return_index=True)
     rows = rows[prints.readable[rows] & (prints.features[rows] >= _FEATURES)]
     rows = rows[np.lexsort((prints.digests[rows], prints.hashes[rows]))]  # by what they show, not by where they are
-    groups = _Groups(prints.hashes[rows], prints.thumbnails[rows], max_distance, max_difference)
+    groups = _Groups(prints, rows, max_distance, max_difference)
     searched = groups.gather_crowds()
-    for left, right in _near_pairs(groups.hashes[searched], max_distance):
+    for left, right in _near_pairs(prints.hashes[rows[searched]], max_distance):
         groups.unite(searched[left], searched[right])
+    groups.unite_lone()
     owner = np.arange(identical.max() + 1)  # of each group of identical pictures, the one it joins
     owner[identical[rows]] = identical[rows[groups.of]]
     return _number(owner[identical])
@@ -328,25 +346,23 @@ class _Groups:
     `of` is each picture's group, named by its representative.
     """
 
-    def __init__(
-        self,
-        hashes: NDArray[np.uint64],
-        thumbnails: NDArray[np.uint8],
-        max_distance: int,
-        max_difference: float,
-    ) -> None:
-        self.hashes = hashes
-        self.of = np.arange(len(hashes))
-        self._thumbnails = Thumbnails(thumbnails)
+    def __init__(self, prints: Fingerprints, rows: NDArray[np.intp], max_distance: int, max_difference: float) -> None:
+        self.of = np.arange(len(rows))
+        self._hashes = prints.hashes[rows]
+        self._details = prints.details[rows]
+        self._thumbnails = Thumbnails(prints.thumbnails[rows])
         self._max_distance = max_distance
         self._max_difference = max_difference
+        self._sure_difference = _SURE_DIFFERENCE * max_difference
         self._members: dict[int, list[int]] = {}  # of groups of more than one
+        self._rivals = np.zeros(len(rows), np.int64)
+        self._loose: list[NDArray[np.intp]] = []  # pairs, (2, P), whose details agree less
 
     def gather_crowds(self) -> NDArray[np.intp]:
         """Unites what is nearly equal in crowds; returns what the search has to see: the rest, and their leaders."""
-        searched = np.arange(len(self.hashes))
+        searched = np.arange(len(self._hashes))
         for band in range(_BANDS):
-            keys = _take_band(self.hashes[searched], band)
+            keys = _take_band(self._hashes[searched], band)
             counts = np.bincount(keys)
             order = np.argsort(keys, kind="stable")
             ends = np.cumsum(counts)
@@ -362,8 +378,9 @@ class _Groups:
         gone = []
         for _ in range(_LEADERS):
             leader, rest = crowd[:1], crowd[1:]
-            near = _count_bits(self.hashes[rest] ^ self.hashes[leader]) <= self._max_distance // 2
-            near[near] = self._thumbnails.measure(rest[near], leader) <= self._max_difference / 2
+            near = _count_bits(self._hashes[rest] ^ self._hashes[leader]) <= self._max_distance // 2
+            near[near] = self._thumbnails.measure(rest[near], leader) <= self._sure_difference / 2
+            near[near] = self._differing_details(rest[near], leader) <= _SURE_DETAILS // 2
             gone += [row for row in rest[near].tolist() if self._merge(int(self.of[leader[0]]), int(self.of[row]))]
             crowd = rest[~near]
             if len(crowd) <= _CROWD:
@@ -371,20 +388,36 @@ class _Groups:
         return np.array(gone, np.intp)
 
     def unite(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
-        """Unites the groups of pairs whose hashes are near and whose thumbnails are, the nearest first."""
+        """Unites the groups of pairs whose hashes are near and the rest is, the nearest first."""
         apart = self.of[left] != self.of[right]
         left, right = left[apart], right[apart]
         difference = self._thumbnails.measure(left, right)
-        near = difference <= self._max_difference
-        left, right, difference = left[near], right[near], difference[near]
-        if not len(left):
-            return
-        distance = _count_bits(self.hashes[left] ^ self.hashes[right])
-        order = np.lexsort((right, left, difference, distance))
-        keys = np.sort(np.stack([self.of[left], self.of[right]]), axis=0)[:, order]
-        _, first = np.unique(keys[0] * len(self.of) + keys[1], return_index=True)  # a pair of groups is tried once
-        for pair in order[np.sort(first)]:
+        details = self._differing_details(left, right)
+        near = (difference <= self._max_difference) & (details <= _LONE_DETAILS)
+        sure = near & (details <= _SURE_DETAILS) & (difference <= self._sure_difference)
+        self._remember(np.stack([left, right])[:, near & ~sure])
+        left, right, difference = left[sure], right[sure], difference[sure]
+        order = np.lexsort((right, left, difference, _count_bits(self._hashes[left] ^ self._hashes[right])))
+        for pair in order[_first_of_each(np.stack([self.of[left], self.of[right]])[:, order])]:
             self._merge(int(self.of[left[pair]]), int(self.of[right[pair]]))
+
+    def unite_lone(self) -> None:
+        """Unites groups that are near to each other, with less agreement of details, and to no others."""
+        loose = np.concatenate(self._loose, axis=1) if self._loose else np.zeros((2, 0), np.intp)
+        loose = self.of[loose[:, (self._rivals[loose] <= _RIVALS).all(0)]]
+        loose = loose[:, loose[0] != loose[1]]
+        loose = loose[:, _first_of_each(loose)]
+        partners = np.bincount(loose.ravel(), minlength=len(self.of))
+        for one, other in loose[:, (partners[loose] == 1).all(0)].T.tolist():
+            self._merge(one, other)
+
+    def _remember(self, pairs: NDArray[np.intp]) -> None:
+        np.add.at(self._rivals, pairs.ravel(), 1)
+        kept = (self._rivals[pairs] <= _RIVALS).all(0)  # so that what is kept stays small
+        self._loose.append(pairs[:, kept])
+
+    def _differing_details(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.int64]:
+        return np.asarray(_count_bits(self._details[left] ^ self._details[right]).sum(1).astype(np.int64))
 
     def _merge(self, one: int, other: int) -> bool:
         """Unites two groups under the larger one's representative, if that is near enough to all; says whether."""
@@ -394,7 +427,7 @@ class _Groups:
         if (len(others), -other) > (len(ones), -one):
             one, ones, other, others = other, others, one, ones
         joining = np.array(others)
-        if (_count_bits(self.hashes[joining] ^ self.hashes[one]) > 2 * self._max_distance).any():
+        if (_count_bits(self._hashes[joining] ^ self._hashes[one]) > 2 * self._max_distance).any():
             return False
         if (self._thumbnails.measure(joining, np.array([one])) > 2 * self._max_difference).any():
             return False
@@ -403,6 +436,12 @@ class _Groups:
         self._members[one] = ones
         self._members.pop(other, None)
         return True
+
+
+def _first_of_each(pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where each unordered pair of (2, P) first occurs, in their order."""
+    low, high = np.sort(pairs, axis=0)
+    return np.sort(np.unique(low * (high.max(initial=0) + 1) + high, return_index=True)[1])
 
 
 def _near_pairs(hashes: NDArray[np.uint64], max_distance: int) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:

@@ -140,7 +140,9 @@ def _check_name(
         notice(Finding("path", where, str(error)))
         return None
     if _last(name) in taken:
-        notice(Finding("repeated-picture", where, f"{where} is listed twice; file names are ids, so each has one entry"))
+        notice(
+            Finding("repeated-picture", where, f"{where} is listed twice; file names are ids, so each has one entry")
+        )
         return None
     taken.add(_last(name))
     return name

@@ -73,10 +73,9 @@ def read_references(path: str | Path, split: str | None = None) -> dict[str, lis
     """The captions that people wrote of each picture, in the order of the file.
 
     Args:
-        split: Take only the pictures of `train`, `val` or `test`. The file must say which is which: the native layout
-            does, Karpathy's splits do, and a table with a column `split`. Other names of the three count too
-            (`restval` is train, `dev` is val). As in the native layout, a row that names none beside rows that do is
-            train.
+        split: Take only the pictures of `train`, `val` or `test`. The native layout says which is which, Karpathy's
+            splits do, and a table with a column `split`. Other names of the three count too (`restval` is train, `dev`
+            is val). As in the native layout, what names no split is train.
 
     Raises:
         DataError: The file is missing, empty, broken or of another form, a picture has an empty list, or no picture is
@@ -97,12 +96,12 @@ def read_references(path: str | Path, split: str | None = None) -> dict[str, lis
             if (its or "train") != wanted:
                 continue
         found.setdefault(image, []).extend(captions)
+    if found:
+        return found
     if rows.keys() == {None}:
         raise DataError(f"{path} does not say which split its pictures are in; score against all, without a split")
-    if not found:
-        there = ", ".join(f"{name or 'unnamed, as train'} ({count:,})" for name, count in rows.items())
-        raise DataError(f"{path} has no picture of split {wanted!r}; its rows are of {there}: choose one of these")
-    return found
+    there = ", ".join(f"{name or 'none, as train'} ({count:,})" for name, count in rows.items())
+    raise DataError(f"{path} has no picture of split {wanted!r}; its rows are of {there}: choose one of these")
 
 
 def _name_split(name: object, where: str) -> Split | None:

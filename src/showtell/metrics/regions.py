@@ -96,9 +96,8 @@ def region_map(
     Args:
         predictions: The described boxes of each picture; an empty sequence for a picture where nothing was found.
         truth: The regions of the same pictures, each with one or more phrases.
-        similarity: How alike a caption and some references are, from 0 to 1; METEOR in the paper (with
-            pycocoevalcap: `lambda said, written: meteor.compute_score({0: written}, {0: [said]})[0]`).
-            `meteor_like` when not given.
+        similarity: How alike a caption and some references are, from 0 to 1; METEOR in the paper
+            (`metrics.java.Meteor().similarity`, where Java is). `meteor_like` when not given.
 
     Raises:
         DataError: A picture is on one side only, there is no region, or a region or prediction has no valid box, no

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Self
 
 from showtell.errors import DataError
 from showtell.metrics.bleu import BleuStatistics
@@ -14,7 +17,7 @@ from showtell.metrics.hallucination import ObjectNames, chair
 from showtell.metrics.java import JavaMetric, Meteor, rate_meteor, spice, unavailable
 from showtell.metrics.ptb import tokenise_ptb
 from showtell.metrics.rouge import rouge_l
-from showtell.metrics.significance import Comparison, Contributions, compare, intervals
+from showtell.metrics.significance import RESAMPLES, Comparison, Contributions, compare, intervals
 from showtell.records import Scores
 
 Words = tuple[str, ...]
@@ -58,37 +61,28 @@ def score(
             sides, ids are matched by file stem first (see `match_ids`).
     """
     options = options or ScoreOptions()
-    with Meteor() as meteor:
-        system = _Scorer(references, options, meteor).read(candidates)
-    return Scores(
-        metrics=system.metrics,
-        n=len(references),
-        tokeniser="ptb",
-        split=split,
-        beam=beam,
-        intervals=intervals(system.parts, resamples=options.resamples, seed=options.seed) if options.resamples else {},
-        missing=system.missing,
-    )
+    with _Scorer(references, options) as scorer:
+        return _report(scorer.read(candidates), len(references), options, split, beam)
 
 
 def compare_systems(
     ours: Mapping[str, str],
     theirs: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
+    *,
+    split: str | None = None,
     options: ScoreOptions | None = None,
-) -> dict[str, Comparison]:
-    """Each score of two systems on the same pictures, with a paired bootstrap test (`significance.compare`).
+) -> tuple[Scores, dict[str, Comparison]]:
+    """Our scores, and each against another system's on the same pictures with a paired bootstrap test.
 
     Raises:
         DataError: As `score`, of either system.
     """
     options = options or ScoreOptions()
-    with Meteor() as meteor:
-        scorer = _Scorer(references, options, meteor)
+    with _Scorer(references, options) as scorer:
         one, other = scorer.read(ours), scorer.read(theirs)
-    return compare(
-        one.parts, other.parts, **({"resamples": options.resamples} if options.resamples else {}), seed=options.seed
-    )
+    compared = compare(one.parts, other.parts, resamples=options.resamples or RESAMPLES, seed=options.seed)
+    return _report(one, len(references), options, split, None), compared
 
 
 @dataclass(frozen=True)
@@ -98,13 +92,21 @@ class _System:
     missing: tuple[str, ...]
 
 
-class _Scorer:
-    """References, tokenised once for all systems that are scored against them."""
+def _report(system: _System, n: int, options: ScoreOptions, split: str | None, beam: int | None) -> Scores:
+    drawn = intervals(system.parts, resamples=options.resamples, seed=options.seed) if options.resamples else {}
+    return Scores(system.metrics, n, "ptb", split, beam, drawn, system.missing)
 
-    def __init__(self, references: Mapping[str, Sequence[str]], options: ScoreOptions, meteor: Meteor) -> None:
+
+class _Scorer:
+    """References, tokenised once for all systems that are scored against them, and what Java keeps between them."""
+
+    def __init__(self, references: Mapping[str, Sequence[str]], options: ScoreOptions) -> None:
         self._references = references
         self._options = options
-        self._meteor = meteor
+        self._stack = ExitStack()
+        self._meteor = self._stack.enter_context(Meteor())
+        self._cider: Cider | None = None
+        self._parses: str | None = None  # the folder of SPICE's
         self._known: dict[str, Words] = {}
         for image, captions in references.items():
             if isinstance(captions, str):
@@ -112,7 +114,12 @@ class _Scorer:
         self._written = [[self._tokens(caption) for caption in captions] for captions in references.values()]
         # The COCO code splits twice: for BLEU and CIDEr also at the no-break space that its tokeniser puts in `1 1/2`.
         self._words = [[_split(tokens) for tokens in captions] for captions in self._written]
-        self._cider: Cider | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
     def read(self, candidates: Mapping[str, str]) -> _System:
         """All scores of one system."""
@@ -145,7 +152,9 @@ class _Scorer:
 
     def _java(self, metric: JavaMetric, said: Sequence[Words]) -> Contributions:
         if metric == "SPICE":
-            return Contributions.of_means({"SPICE": spice(said, self._written)[1]})
+            if self._parses is None:
+                self._parses = self._stack.enter_context(TemporaryDirectory(prefix="showtell-spice-"))
+            return Contributions.of_means({"SPICE": spice(said, self._written, cache=self._parses)[1]})
         counts = self._meteor.count(said, self._written)
         return Contributions(("METEOR",), counts, lambda means: rate_meteor(means * len(counts))[:, None])
 
@@ -186,7 +195,7 @@ def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]
     if missing := [image for image in references if image not in candidates]:
         raise DataError(
             f"{_count(missing)} no candidate ({_few(missing)}); "
-            "caption them, or leave them out of the references: a score covers every picture"
+            "caption them, or leave them out of the references (see --split): a score covers every picture"
         )
     if missing := [image for image in candidates if image not in references]:
         raise DataError(f"{_count(missing)} no references ({_few(missing)}); add theirs, or leave out the candidates")
@@ -198,6 +207,6 @@ def _count(images: Sequence[str]) -> str:
     return f"{len(images)} picture has" if len(images) == 1 else f"{len(images)} pictures have"
 
 
-def _few(images: Iterable[str], limit: int = 3) -> str:
+def _few(images: Iterable[str], limit: int = 10) -> str:
     names = [repr(image) for image in images]
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
