@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -52,3 +54,23 @@ def test_several_captions_of_a_picture_are_compared_within_it(groups: list[list[
         for row, caption in enumerate(group)
     ]
     assert mutual_bleu(groups) == pytest.approx(np.mean(each), abs=1e-12)
+    assert mutual_bleu([*groups, [("a", "b")]]) == pytest.approx(mutual_bleu(groups))  # it has no others
+
+
+def test_a_set_of_any_size_takes_no_quadratic_work() -> None:
+    rng = np.random.default_rng(0)
+
+    def seconds(count: int) -> float:
+        made = [[tuple(map(str, rng.zipf(1.5, 10) % 500))] for _ in range(count)]
+        start = time.process_time()
+        mutual_bleu(made)
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(8000) < 30 * seconds(800)  # linear: 10, quadratic: 100
+
+
+def test_no_captions_have_no_variety() -> None:
+    for nothing in ([], [[]]):
+        with pytest.raises(ValueError, match="there are no captions"):
+            diversity(nothing)

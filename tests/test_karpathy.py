@@ -116,8 +116,8 @@ def test_other_sets_of_this_form_and_files_that_only_have_such_a_name(tmp_path: 
             r"image 4 \(n\.jpg\), has split 'fold3'; accepted are train, val, test",
         ),
         (entry("n.jpg", None, "A."), "split", r"image 4 \(n\.jpg\), has split None"),
-        (entry("n.jpg", "train", None), "caption", r"image 4 \(n\.jpg\), has a caption that is NoneType"),
-        (entry("n.jpg", "train", "\0 "), "caption", r"image 4 \(n\.jpg\), has an empty caption"),
+        (entry("n.jpg", "train", None), "caption", r"image 4, has a caption that is NoneType"),
+        (entry("n.jpg", "train", "\0 "), "caption", r"image 4, has an empty caption"),
         (entry("n.jpg", "train", "x" * 10**6), "caption", r"has a caption of 1,000,000 characters; at most 10,000 are"),
         (entry("n.jpg", "train"), "caption", r"image 4 \(n\.jpg\), has no sentences; write one or remove the entry"),
         ({"filename": "n.jpg", "split": "val", "sentences": None}, "caption", r"image 4 \(n\.jpg\), has no sentences"),
@@ -171,7 +171,7 @@ def test_captions_of_any_encoding_are_read_and_told(folder: Path) -> None:
         assert [finding.kind for finding in findings] == kinds
         assert (caption == "Ein Mädchen.") == (kinds != ["mojibake"])
     assert findings[0].where == f"{path}, image 3"
-    assert "1 captions of" in findings[0].message
+    assert f"{path} has captions that were once saved in a wrong encoding (1); the first, of" in findings[0].message
     assert "of image 3, was probably 'Ein Mädchen.': mend them" in findings[0].message
 
 
@@ -179,7 +179,7 @@ def test_captions_of_any_encoding_are_read_and_told(folder: Path) -> None:
     ("content", "sentence"),
     [
         ("", r"dataset_coco\.json is empty \(0 bytes or blank\); it should hold Karpathy's splits"),
-        ('{"images": [{"filename": "a.jpg"', r"dataset_coco\.json:1 breaks off in the middle \(after 31 bytes\)"),
+        ('{"images": [{"filename": "a.jpg"', r"dataset_coco\.json:1 breaks off in the middle \(after 32 bytes\)"),
         ("[]", r"dataset_coco\.json does not hold Karpathy's splits .*: expected `object`, got `array`"),
         ('{"images": []}', r"dataset_coco\.json names no picture that can be used"),
     ],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from showtell.metrics.bleu import BleuStatistics, bleu
-from showtell.metrics.significance import Contributions, compare, intervals
+from showtell.metrics.significance import Comparison, Contributions, compare, intervals
 
 Captions = list[tuple[str, ...]]
 
@@ -56,6 +57,29 @@ def test_bleu_of_a_draw_is_bleu_of_the_captions_drawn() -> None:
     assert all(low < value < high for (low, high), value in zip(found.values(), whole, strict=True))
 
 
+def test_the_interval_of_bleu_is_that_of_captions_drawn_one_by_one() -> None:
+    said, written = captions(40, 11)
+    rng = np.random.default_rng(12)
+    drawn = [rng.integers(40, size=40) for _ in range(800)]
+    literal = np.array([bleu([said[row] for row in rows], [written[row] for row in rows])[0] for rows in drawn])
+    found = intervals([Contributions.of_bleu(BleuStatistics.count(said, written))], resamples=4000)
+    # A 2.5 % quantile of 800 draws has a standard error of about 0.1 standard deviations.
+    tolerance = 0.4 * literal.std(0)
+    ends = np.quantile(literal, [0.025, 0.975], axis=0).T
+    assert (np.abs(np.array(list(found.values())) - ends) < tolerance[:, None]).all()
+
+
+def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
+    parts = means(np.random.default_rng(13).random(200_000))
+    tracemalloc.start()
+    try:
+        intervals(parts, resamples=40)  # as one matrix: 64 MB
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 24e6
+
+
 def test_the_same_seed_gives_the_same_numbers() -> None:
     values = np.random.default_rng(5).random(100)
     assert intervals(means(values)) == intervals(means(values))
@@ -74,6 +98,22 @@ def test_p_values_of_equal_systems_are_uniform() -> None:
         assert np.mean(np.array(p_values) <= share) == pytest.approx(share, abs=3 * error + 0.01)
 
 
+def test_p_values_of_bleu_are_uniform_when_the_systems_are_shuffled() -> None:
+    said, written = captions(2000, 14)
+    other, _ = captions(2000, 14, noise=0.6)
+    pool = np.stack([BleuStatistics.count(each, written).rows for each in (said, other)])
+    rng = np.random.default_rng(15)
+    p_values = []
+    for seed in range(300):
+        rows, flip = rng.integers(2000, size=150), rng.integers(2, size=150)
+        pair = [np.split(pool[side, rows], [4, 8], 1) for side in (flip, 1 - flip)]
+        parts = [[Contributions.of_bleu(BleuStatistics(*statistics))] for statistics in pair]
+        p_values.append([found.p_value for found in compare(*parts, resamples=300, seed=seed).values()])
+    for share in (0.05, 0.2, 0.5, 0.8):
+        error = math.sqrt(share * (1 - share) / 300)
+        assert (np.array(p_values) <= share).mean(0) == pytest.approx(np.full(4, share), abs=3 * error + 0.02)
+
+
 def test_a_small_steady_difference_is_found_by_pairing() -> None:
     rng = np.random.default_rng(7)
     theirs = rng.random(500) * 10
@@ -83,6 +123,10 @@ def test_a_small_steady_difference_is_found_by_pairing() -> None:
     assert (found.ours, found.theirs) == (pytest.approx(ours.mean()), pytest.approx(theirs.mean()))
     assert 0 < found.low < found.difference < found.high
     assert found.p_value == pytest.approx(1 / 1001)
+    assert (found.wins, found.n, found.resamples) == (1, 500, 1000)
+    other_way = compare(means(theirs), means(ours))["score 0"]
+    assert (other_way.difference, other_way.low, other_way.high) == (-found.difference, -found.high, -found.low)
+    assert (other_way.p_value, other_way.wins) == (found.p_value, 0)
     unpaired = intervals(means(ours))["score 0"], intervals(means(theirs))["score 0"]
     assert unpaired[0][0] < unpaired[1][1]  # their intervals overlap
 
@@ -91,7 +135,24 @@ def test_a_system_compared_with_itself() -> None:
     said, written = captions(60, 8)
     parts = [Contributions.of_bleu(BleuStatistics.count(said, written)), *means(np.random.default_rng(9).random(60))]
     for found in compare(parts, parts).values():
-        assert (found.difference, found.low, found.high, found.p_value) == (0, 0, 0, 1)
+        assert (found.difference, found.low, found.high, found.p_value, found.wins) == (0, 0, 0, 1, 0.5)
+
+
+def test_wins_are_as_many_as_the_difference_is_sure() -> None:
+    rng = np.random.default_rng(16)
+    gains = rng.normal(0, 1, 400)
+    gains += 1 / 20 - gains.mean()  # a mean of one standard error: the normal distribution gives 84 %
+    found = compare(means(gains), means(np.zeros(400)), resamples=4000)["score 0"]
+    assert found.wins == pytest.approx(0.841, abs=0.03)
+    assert found.p_value == pytest.approx(0.317, abs=0.05)
+    error = gains.std() / 20
+    assert (found.low, found.high) == pytest.approx((0.05 - 1.96 * error, 0.05 + 1.96 * error), abs=0.15 * error)
+
+
+def test_a_small_p_value_is_never_written_as_zero() -> None:
+    comparison = Comparison(1, 0, 1, 1, 1, p_value=1 / 5_000_001, wins=1, n=10, resamples=5_000_000)
+    assert comparison.to_json()["p_value"] == 2e-7
+    assert comparison.to_json()["n"] == 10
 
 
 def test_the_better_system_wins_in_bleu() -> None:
@@ -112,3 +173,5 @@ def test_pictures_must_be_the_same() -> None:
         compare(means(np.ones(5)), means(np.ones(5), np.ones(5)))
     with pytest.raises(ValueError, match="at least one"):
         intervals(means(np.ones(0)))
+    with pytest.raises(ValueError, match="0 resamples; draw at least one"):
+        intervals(means(np.ones(5)), resamples=0)

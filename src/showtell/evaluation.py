@@ -18,13 +18,14 @@ from showtell.text import tokenise
 class Evaluation:
     """Scores, and what was said of each picture; pictures that could not be read are in `failures` and not scored.
 
-    `scores` has `ECE` beside the metrics of text: the expected calibration error of `calibration`.
+    `scores` has `ECE` beside the metrics of text: the expected calibration error of `calibration` (None where not one
+    word was said).
     """
 
     scores: Scores
     captions: dict[str, Caption]
     failures: tuple[Failure, ...]
-    calibration: Calibration
+    calibration: Calibration | None
 
 
 def evaluate(
@@ -65,6 +66,7 @@ def evaluate(
     references = {name: chosen[name].references for name in captions}
     scores = score(candidates, references, split=split, beam=options.beam, options=scoring)
     words = {name: {word for text in references[name] for word in tokenise(text)} for name in captions}
-    calibration = calibrate_words(captions, words)
-    scores = replace(scores, metrics={**scores.metrics, "ECE": calibration.error})
+    calibration = calibrate_words(captions, words) if any(caption.words for caption in captions.values()) else None
+    if calibration is not None:
+        scores = replace(scores, metrics={**scores.metrics, "ECE": calibration.error})
     return Evaluation(scores, captions, tuple(failures), calibration)

@@ -271,7 +271,7 @@ def score(
         for name, one in comparison.items():
             interval = f"{one.low:+9.4f} to {one.high:+.4f}"
             print(
-                f"{name:<15} {one.ours:8.4f} {one.theirs:8.4f} {one.difference:+11.4f} {interval:<23} {one.p_value:.4f}"
+                f"{name:<15} {one.ours:8.4f} {one.theirs:8.4f} {one.difference:+11.4f} {interval:<23} {one.p_value:.2g}"
             )
 
 

@@ -8,16 +8,15 @@ in whichever folder there has some of them. The split is in the name: train*, va
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
 from showtell.archives import join_member, list_members
-from showtell.datasets.files import Notice, PictureFolder, inside, read_json, refuse, undo_mojibake
-from showtell.datasets.listings import Gathered, NoPictures, few
+from showtell.datasets.files import Notice, PictureFolder, inside, read_json, refuse
+from showtell.datasets.listings import Gathered, NoPictures, few, find_folders, notice_mojibake
 from showtell.errors import DataError
 from showtell.records import Example, Finding, Split
 
@@ -84,73 +83,6 @@ def read_coco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     return list(examples.values())
 
 
-def find_folders(
-    places: Sequence[PictureFolder], folders: Sequence[str], names: Collection[str]
-) -> tuple[PictureFolder, Sequence[str]]:
-    """The place that has some of the pictures, and the folders below it to look in.
-
-    Where none is in `folders`, these are joined by whatever folders and zips right below the first place, or below its
-    `images`, have some.
-
-    Args:
-        folders: Below each place, as the data set is published.
-        names: Of the pictures; names that lead out of a place are passed over.
-    """
-    for pictures in places:
-        if any(_has(pictures, folder, name) for name in _safe(names) for folder in folders):
-            return pictures, folders
-    pictures = places[0]
-    safe = list(_safe(names))
-    others = [folder for folder in _list_folders(pictures.root) if any(_has(pictures, folder, name) for name in safe)]
-    return pictures, (*folders, *others)
-
-
-def notice_mojibake(captions: Iterable[tuple[int, Any]], listing: str | Path, unit: str, notice: Notice) -> None:
-    """Tells of the captions of a JSON file that were once decoded wrongly, all in one finding.
-
-    Args:
-        captions: (number of the entry, caption) of each.
-        unit: What the entries are called.
-    """
-    found = []
-    for number, caption in captions:
-        if isinstance(caption, str) and not caption.isascii() and (meant := undo_mojibake(caption)) is not None:
-            found.append((number, meant))
-    if found:
-        number, meant = found[0]
-        where = f"{listing}, {unit} {number}"
-        message = (
-            f"{len(found):,} captions of {listing} were once saved in a wrong encoding; the first, of {unit} {number}"
-        )
-        told = f"{message}, was probably {meant.strip()[:60]!r}: mend them in the file"
-        notice(Finding("mojibake", where, told, False))
-
-
-def _safe(names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        with contextlib.suppress(DataError):
-            yield str(inside(name, "", ""))
-
-
-def _has(pictures: PictureFolder, folder: str, name: str) -> bool:
-    return pictures.find(name if folder == "." else f"{folder}/{name}") is not None
-
-
-def _list_folders(root: Path) -> list[str]:
-    found: dict[str, None] = {}
-    for parent in ("", "images/"):
-        try:
-            entries = sorted((root / parent).iterdir())
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.suffix.lower() == ".zip":
-                found[f"{parent}{entry.stem}"] = None
-            elif entry.is_dir():
-                found[f"{parent}{entry.name}"] = None
-    return list(found)
-
-
 def _is_listing(name: str) -> bool:
     return name.startswith("captions_") and name.endswith(".json")
 
@@ -185,7 +117,7 @@ def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice)
     name = PurePosixPath(listing.replace("\\", "/")).stem.removeprefix("captions_")  # train2014
     content = read_json(listing, _Captions, _EXPECTED, notice)
     names = _read_names(content.images, listing, places[0].root, notice)
-    gathered = Gathered(listing, notice)
+    gathered = Gathered(listing, notice, "annotation")
     for number, row in enumerate(content.annotations, 1):
         where = f"{listing}, annotation {number},"
         key = row.image_id
@@ -193,7 +125,7 @@ def _read_listing(listing: str, places: Sequence[PictureFolder], notice: Notice)
             message = f"{where} is of picture {key!r}, which is not among its images; remove it or add that"
             notice(Finding("row", where, message))
         elif (file_name := names[key]) is not None:
-            gathered.add(file_name, row.caption, number, where)
+            gathered.add(file_name, row.caption, number)
     captions = ((number, row.caption) for number, row in enumerate(content.annotations, 1))
     notice_mojibake(captions, listing, "annotation", notice)
     order = [names[key] for key in sorted(names, key=lambda key: (isinstance(key, str), key))]
@@ -218,7 +150,8 @@ def _read_names(images: Sequence[_Image], listing: str, root: Path, notice: Noti
             notice(Finding("row", where, message))
             continue
         if image.id in names:
-            message = f"{where} has the id {image.id} of {names[image.id] or 'another image'}; each picture has an id of its own"
+            other = names[image.id] or "another image"
+            message = f"{where} has the id {image.id} of {other}; each picture has an id of its own"
             notice(Finding("repeated-picture", where, message))
             continue
         names[image.id] = None

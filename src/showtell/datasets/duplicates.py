@@ -44,11 +44,11 @@ _LOUD = 8 * _UNIT
 _FEATURES = 12  # fewer loud frequencies than this, and the hash says too little
 _GREY = 4.0  # levels between the greatest and the least channel, on average
 
-# Details agree in all but 16 % of copies that are saved again or resized, and in all but 30 % of cropped ones; those of
-# pages of text, whose hashes and thumbnails are all alike, differ in 22 % and more.
+# Copies that are saved again or resized differ in at most 16 % of their details and cropped ones in 30 %; pages of
+# text, whose hashes and thumbnails are all alike, in 22 % and more.
 _SURE_DETAILS = 20  # bits of 128
-_SURE_DIFFERENCE = 0.5  # of the greatest
 _LONE_DETAILS = 40
+_SURE_DIFFERENCE = 0.5  # of the greatest
 _RIVALS = 16  # near pictures of one, beyond which it is like many others
 
 _BANDS = 4
@@ -197,7 +197,7 @@ def _read(source: Source | None) -> _Read | ImageError | None:
 
 
 def _cosines() -> NDArray[np.float64]:
-    """The lowest frequencies of the cosine transform in whole numbers, (11, 32)."""
+    """The lowest frequencies of the cosine transform in whole numbers, (20, 32)."""
     frequency, place = np.arange(_TOP + 1)[:, None], np.arange(_SIDE)
     return np.asarray(np.rint(_FIXED * np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))))
 
@@ -277,7 +277,8 @@ def _spread(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _to_grey(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(np.tensordot(values.astype(np.float64), _LUMA / 1000, (1, 0))[:, None])
+    """Brightness in thousandths of a level: (P, 3, 64) to (P, 1, 64)."""
+    return np.asarray(np.tensordot(values.astype(np.float64), _LUMA.astype(np.float64), (1, 0))[:, None])
 
 
 # grouping
@@ -374,15 +375,15 @@ class _Groups:
         return searched
 
     def _gather(self, crowd: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Unites pictures with the first that they are within half of both limits of; returns those."""
+        """Unites pictures with the first that they are within half of the limits of; returns those."""
         gone = []
         for _ in range(_LEADERS):
             leader, rest = crowd[:1], crowd[1:]
-            near = _count_bits(self._hashes[rest] ^ self._hashes[leader]) <= self._max_distance // 2
-            near[near] = self._thumbnails.measure(rest[near], leader) <= self._sure_difference / 2
-            near[near] = self._differing_details(rest[near], leader) <= _SURE_DETAILS // 2
-            gone += [row for row in rest[near].tolist() if self._merge(int(self.of[leader[0]]), int(self.of[row]))]
-            crowd = rest[~near]
+            near = rest[_count_bits(self._hashes[rest] ^ self._hashes[leader]) <= self._max_distance // 2]
+            near = near[self._differing_details(near, leader) <= _SURE_DETAILS // 2]
+            near = near[self._thumbnails.measure(near, leader) <= self._sure_difference / 2]
+            gone += [row for row in near.tolist() if self._merge(int(self.of[leader[0]]), int(self.of[row]))]
+            crowd = np.setdiff1d(rest, near)
             if len(crowd) <= _CROWD:
                 break
         return np.array(gone, np.intp)

@@ -90,13 +90,18 @@ def _decode(data: bytes, encoding: str, path: str | Path, notice: Notice) -> str
     return text
 
 
+# Bytes that are no UTF-8, as Python's `surrogateescape` has them, to what Windows text means by them: a line that is
+# UTF-8 for the rest, such as a whole JSON file, keeps it.
+_CP1252 = {0xDC00 + byte: bytes([byte]).decode("cp1252", "replace") for byte in range(128, 256)}
+
+
 def _decode_lines(data: bytes, path: str | Path, notice: Notice) -> Iterator[str]:
     wrong = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError:
-            text = line.decode("cp1252", "replace")
+            text = line.decode("utf-8", "surrogateescape").translate(_CP1252)
             wrong += 1
             if wrong <= _TOLD:
                 where = f"{path}:{number}"

@@ -16,9 +16,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from showtell.datasets.coco import find_folders
 from showtell.datasets.files import Notice, PictureFolder, read_rows, refuse
-from showtell.datasets.listings import Gathered, few
+from showtell.datasets.listings import Gathered, few, find_folders
 from showtell.errors import DataError
 from showtell.records import Example, Finding, Split
 

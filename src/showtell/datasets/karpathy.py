@@ -14,10 +14,9 @@ from typing import Any
 
 import msgspec
 
-from showtell.datasets.coco import find_folders, notice_mojibake
 from showtell.datasets.files import Notice, PictureFolder, inside, name_split, read_json, refuse
 from showtell.datasets.flickr import FOLDERS
-from showtell.datasets.listings import Gathered
+from showtell.datasets.listings import Gathered, find_folders, notice_mojibake
 from showtell.errors import DataError
 from showtell.records import Example, Finding, Split
 
@@ -66,30 +65,43 @@ def read_karpathy(path: str | Path, notice: Notice = refuse) -> list[Example]:
     listing = listings[0]
     images = read_json(listing, _Splits, _EXPECTED, notice).images
     pictures = PictureFolder(listing.parent, notice)
-    homes = _find_homes(images, pictures)
-    gathered = Gathered(listing, notice)
-    splits: dict[str, Split] = {}
-    taken: set[str] = set()
-    for number, picture in enumerate(images, 1):
-        where = f"{listing}, image {number} ({picture.filename}),"
-        name = _check_name(picture, where, homes, taken, pictures.root, notice)
-        if name is None:
-            continue
-        try:
-            splits[name] = name_split(picture.split, where)
-        except DataError as error:
-            notice(Finding("split", where, str(error)))
-            continue
-        if not picture.sentences:
-            notice(Finding("caption", where, f"{where} has no sentences; write one or remove the entry"))
-        for sentence in picture.sentences or ():
-            gathered.add(name, sentence.raw, number, where)
+    gathered = Gathered(listing, notice, "image")
+    splits = _gather(images, gathered, pictures, notice)
     numbered = enumerate(images, 1)
     raw = ((number, sentence.raw) for number, picture in numbered for sentence in picture.sentences or ())
     notice_mojibake(raw, listing, "image", notice)
     _, folders = find_folders([pictures], (*_COCO, *FOLDERS), gathered.captions)
     found = gathered.examples(pictures, folders, splits)
     return [replace(example, id=_last(example.id)) if "/" in example.id else example for example in found]
+
+
+def _gather(
+    images: Sequence[_Picture], gathered: Gathered, pictures: PictureFolder, notice: Notice
+) -> dict[str, Split]:
+    """Gathers the captions of each picture by its path below one of the folders, and gives its split."""
+    homes = _find_homes(images, pictures)
+    splits: dict[str, Split] = {}
+    taken: set[str] = set()
+    for number, picture in enumerate(images, 1):
+        where = f"{gathered.listing}, image {number} ({picture.filename}),"
+        kind = "path"
+        try:
+            name = _read_name(picture, where, homes, pictures.root)
+            kind = "repeated-picture"
+            if _last(name) in taken:
+                raise DataError(f"{where} is listed twice; file names are ids, so each has one entry")
+            taken.add(_last(name))
+            kind = "split"
+            splits[name] = name_split(picture.split, where)
+            kind = "caption"
+            if not picture.sentences:
+                raise DataError(f"{where} has no sentences; write one or remove the entry")
+        except DataError as error:
+            notice(Finding(kind, where, str(error)))
+            continue
+        for sentence in picture.sentences:
+            gathered.add(name, sentence.raw, number)
+    return splits
 
 
 def _find_listings(path: Path) -> list[Path]:
@@ -127,25 +139,12 @@ def _find_homes(images: Sequence[_Picture], pictures: PictureFolder) -> dict[str
     return homes
 
 
-def _check_name(
-    picture: _Picture, where: str, homes: dict[str, str], taken: set[str], root: Path, notice: Notice
-) -> str | None:
-    """The path of a picture below one of the folders; None where it has none, or is listed already."""
-    try:
-        home = homes.get(picture.filepath, "") if isinstance(picture.filepath, str) else ""
-        if picture.filepath and not home:
-            inside(picture.filepath, where, root)
-        name = f"{home}{inside(picture.filename, where, root)}"
-    except DataError as error:
-        notice(Finding("path", where, str(error)))
-        return None
-    if _last(name) in taken:
-        notice(
-            Finding("repeated-picture", where, f"{where} is listed twice; file names are ids, so each has one entry")
-        )
-        return None
-    taken.add(_last(name))
-    return name
+def _read_name(picture: _Picture, where: str, homes: dict[str, str], root: Path) -> str:
+    """The path of a picture below the root, or below one of the folders where its own has none."""
+    home = homes.get(picture.filepath, "") if isinstance(picture.filepath, str) else ""
+    if picture.filepath and not home:
+        inside(picture.filepath, where, root)
+    return f"{home}{inside(picture.filename, where, root)}"
 
 
 def _last(name: str) -> str:

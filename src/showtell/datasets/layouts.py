@@ -58,7 +58,11 @@ def _holds(*patterns: str) -> Callable[[Path], bool]:
 
 LAYOUTS: dict[str, Layout] = {
     "native": Layout("captions.jsonl and the pictures it names", _is_native, _plain(read_native)),
-    "karpathy": Layout("dataset_coco.json or dataset_flickr*.json", looks_like_karpathy, _plain(read_karpathy)),
+    "karpathy": Layout(
+        "dataset_*.json in the form of dataset_coco.json",
+        looks_like_karpathy,
+        _plain(read_karpathy),
+    ),
     "coco": Layout("annotations/captions_*.json, in folders or zips", looks_like_coco, _plain(read_coco)),
     "flickr": Layout(
         "Flickr8k.token.txt, results_20130124.token, or Kaggle's captions.txt or results.csv",

@@ -48,17 +48,17 @@ class _VisualGenomePicture(msgspec.Struct):
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str
+    id: Any = None
+    file_name: Any = None
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
+    id: Any = None
+    name: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
+    image_id: Any = None
     bbox: Any = None
     category_id: Any = None
     id: Any = None
@@ -115,7 +115,8 @@ class _Collector:
         if not self._regions:
             raise DataError(f"{self._listing} holds no region that can be used")
         lost = [name for name in self._regions if self._sources[name] is None]
-        notice_lost(lost, len(self._regions), self._listing, {}, self._pictures.root, _FOLDERS, self._notice)
+        first = str(self._listing)
+        notice_lost(lost, len(self._regions), self._listing, first, self._pictures.root, _FOLDERS, self._notice)
         return [
             Example(name, self._sources[name], (), self._splits[name], tuple(self._regions[name]))
             for name in sorted(self._regions)
@@ -160,12 +161,12 @@ def read_refcoco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     content = read_json(listing, _References | list[_Reference], expected, notice)  # type: ignore[arg-type]
     if isinstance(content, list):
         content = _References(content)
-    names = {image.id: image.file_name for image in content.images}
-    boxes = {annotation.id: annotation.bbox for annotation in content.annotations}
+    names = _names(content.images)
+    boxes = {row.id: row.bbox for row in content.annotations if isinstance(row.id, int | str)}
     for number, row in enumerate(content.refs, 1):
         where = f"{listing}, reference {number},"
-        name = row.file_name if isinstance(row.file_name, str) else names.get(row.image_id, f"{row.image_id}.jpg")
-        box = row.bbox if row.bbox is not None else boxes.get(row.ann_id)
+        name = row.file_name if isinstance(row.file_name, str) else names.get(_key(row.image_id), f"{row.image_id}.jpg")
+        box = row.bbox if row.bbox is not None else boxes.get(_key(row.ann_id))
         sentences = row.sentences if isinstance(row.sentences, list) else [row.sentences]
         texts = [text.get("raw") or text.get("sent") if isinstance(text, dict) else text for text in sentences]
         split = "test" if row.split in ("testA", "testB") else row.split
@@ -182,12 +183,11 @@ def read_instances(path: str | Path, notice: Notice = refuse) -> list[Example]:
     listing = _listing(Path(path), ("annotations/instances_*.json", "instances_*.json"))
     collector = _Collector(listing, notice)
     content = _read_instances(listing, notice)
-    names = {image.id: image.file_name for image in content.images}
-    categories = {category.id: category.name for category in content.categories}
+    names, categories = _names(content.images), _categories(content)
     split = next((part for part in ("train", "val", "test") if part in listing.name), None)
     for number, row in enumerate(content.annotations, 1):
         where = f"{listing}, annotation {number},"
-        category, name = categories.get(row.category_id), names.get(row.image_id)
+        category, name = categories.get(_key(row.category_id)), names.get(_key(row.image_id))
         if category is None or name is None:
             lost = f"category {row.category_id!r}" if category is None else f"picture {row.image_id!r}"
             notice(Finding("region", where, f'{where} has {lost}, which is not in "categories" or "images"', False))
@@ -204,12 +204,12 @@ def read_objects(path: str | Path, notice: Notice = refuse) -> dict[str, frozens
     """
     listing = _listing(Path(path), ("annotations/instances_*.json", "instances_*.json"))
     content = _read_instances(listing, notice)
-    names = {image.id: image.file_name for image in content.images}
-    categories = {category.id: category.name for category in content.categories}
+    names, categories = _names(content.images), _categories(content)
     found: dict[str, set[str]] = {name: set() for name in names.values()}
     for row in content.annotations:
-        if row.image_id in names and row.category_id in categories:
-            found[names[row.image_id]].add(categories[row.category_id])
+        name, category = names.get(_key(row.image_id)), categories.get(_key(row.category_id))
+        if name is not None and category is not None:
+            found[name].add(category)
     return {name: frozenset(objects) for name, objects in found.items()}
 
 
@@ -227,6 +227,20 @@ def join_regions(examples: Sequence[Example], regions: Iterable[Example]) -> lis
 
 def _read_instances(listing: Path, notice: Notice) -> _Instances:
     return read_json(listing, _Instances, 'COCO instances ({"images", "annotations", "categories"})', notice)
+
+
+def _key(value: Any) -> int | str:
+    """An id as one looks it up; what is neither a number nor text is found nowhere."""
+    return value if isinstance(value, int | str) else "\0"
+
+
+def _names(images: Sequence[_Image]) -> dict[int | str, str]:
+    """File names by id; images that lack either are left out, and so are the regions that name them."""
+    return {_key(image.id): image.file_name for image in images if isinstance(image.file_name, str)}
+
+
+def _categories(content: _Instances) -> dict[int | str, str]:
+    return {_key(category.id): category.name for category in content.categories if isinstance(category.name, str)}
 
 
 def _add_phrases(
