@@ -23,6 +23,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/runtime.py
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/metrics.py
+	$(BIN)/python bench/rewards.py
+	$(BIN)/python bench/datasets.py
+	$(BIN)/python bench/duplicates.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

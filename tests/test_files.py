@@ -112,6 +112,9 @@ def test_json_is_read_from_a_folder_or_a_zip_in_any_encoding(tmp_path: Path, fin
     (tmp_path / "c.json").write_bytes('[{"caption":\n "schön"}]'.encode("cp1252"))
     assert read_json(tmp_path / "c.json", list[Row], "rows", findings.append) == [Row("schön")]
     assert [found.where for found in findings] == [f"{tmp_path}/c.json:2"]
+    mixed = '[{"caption": "một con mèo"}, {"caption": "'.encode() + b"sch\xf6n\x94" + b'"}]'
+    (tmp_path / "d.json").write_bytes(mixed)  # one line: what is UTF-8 stays
+    assert read_json(tmp_path / "d.json", list[Row], "rows", findings.append) == [Row("một con mèo"), Row("schön”")]
 
 
 def test_captions_are_text_of_a_sensible_length() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from showtell.errors import ConfigError, ImageError
-from showtell.images import FORMATS, ImageLimits, Preprocessing, read_image, read_pixels
+from showtell.images import FORMATS, ImageLimits, Preprocessing, read_image, read_pixels, read_sized
 
 HOSTILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "hostile"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -525,3 +525,22 @@ def test_damaged_bytes_end_in_pixels_or_an_image_error(which: int, seed: int, fl
     except ImageError:
         return
     assert pixels.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("size", [(1603, 801), (640, 480), (33, 1200)])
+def test_the_size_of_the_original_is_known_however_small_it_was_decoded(
+    size: tuple[int, int], orientation: int
+) -> None:
+    data = encode(make_photo(*size), "JPEG", exif=exif(orientation))
+    expected = size if orientation < 5 else size[::-1]
+    for draft in (None, 256, 100, 1):
+        image, found = read_sized(data, draft=draft)
+        assert found == expected
+        assert difference(image, read_image(data, draft=draft)).max() == 0
+    assert image.width * image.height < size[0] * size[1] / 16
+
+
+def test_sized_pictures_are_refused_as_others() -> None:
+    with pytest.raises(ImageError, match="the one is too large"):
+        read_sized(encode(make_photo(40, 30)), limits=ImageLimits(max_pixels=1000), name="the one")

@@ -286,6 +286,11 @@ def test_alignment_is_the_best_of_all(candidate: list[str], reference: list[str]
     assert all(weight == (1.0 if candidate[i] == reference[j] else 0.6) for i, j, weight in found)
 
 
+def test_words_said_over_and_over_are_aligned() -> None:
+    assert meteor_like("the " * 500, ["the " * 500]) == pytest.approx(1)
+    assert 0.01 < meteor_like("very " * 300 + "red", ["a very very very red cat"]) < 0.1
+
+
 @given(SAYINGS, st.lists(SAYINGS, min_size=1, max_size=3))
 @settings(deadline=None)
 def test_likeness_is_a_share_and_one_for_a_reference_itself(caption: str, references: list[str]) -> None:

@@ -143,6 +143,20 @@ def test_instances_name_categories_and_pictures_come_from_the_zip(coco: Path) ->
     assert read_objects(coco) == {"a.jpg": {"dog", "person"}, "b.jpg": {"dog"}, "c.jpg": set()}
 
 
+def test_rows_that_are_broken_do_not_lose_the_file(coco: Path) -> None:
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": [], "file_name": "x.jpg"}, {"id": 7}]
+    content["annotations"] += [{"bbox": [0, 0, 1, 1]}, {"image_id": {}, "category_id": [], "bbox": None}]
+    content["categories"] += [{"id": None, "name": 3}]
+    path.write_text(json.dumps(content))
+    findings: list[Finding] = []
+    (example,) = read_instances(coco, findings.append)
+    assert len(example.regions) == 2
+    assert sum(found.kind == "region" for found in findings) == 3
+    assert read_objects(coco)["a.jpg"] == {"dog", "person"}
+
+
 def test_regions_are_put_beside_the_captions_of_the_same_pictures(coco: Path) -> None:
     captions = [Example("images/b.jpg", "b", ("a dog",)), Example("images/a.jpg", "a", ("a dog and a man",))]
     b, a = join_regions(captions, read_instances(coco, lambda finding: None))
@@ -167,7 +181,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         read_visual_genome(tmp_path)
     write(tmp_path / "region_descriptions.json", [{"id": 1, "regions": [vg(0, 0, 1, 1, "a")]}])
     with pytest.raises(
-        DataError, match=r"1 of 1 pictures of .* are not below .* \(1\.jpg\); they are looked for in VG"
+        DataError, match=r"1 of 1 pictures that .* names are not below .* \(1\.jpg, .*\); they are looked for in VG"
     ):
         read_visual_genome(tmp_path)
     write(tmp_path / "region_descriptions.json", [{"id": 1, "regions": []}])

@@ -7,6 +7,9 @@ to at most the size that its entry declares, and its checksum is compared. Nothi
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,8 +21,11 @@ from showtell.errors import DataError
 
 SEPARATOR = ".zip!"
 
+_SEPARATOR = re.compile(re.escape(SEPARATOR), re.IGNORECASE | re.ASCII)
+
 _LOCAL_HEADER = 30  # bytes before a member's name
-_ENCRYPTED = 0x1
+_ENCRYPTED = 0x1  # flags of an entry
+_UTF_8 = 0x800
 
 
 class _Entry(NamedTuple):
@@ -33,11 +39,8 @@ class _Entry(NamedTuple):
 
 def split_member(source: str) -> tuple[Path, str] | None:
     """(archive, member) of `archive.zip!member`; None when the source is not of that form."""
-    place = source.lower().find(SEPARATOR)
-    if place < 0:
-        return None
-    end = place + len(SEPARATOR)
-    return Path(source[: end - 1]), source[end:]
+    found = _SEPARATOR.search(source)
+    return None if found is None else (Path(source[: found.end() - 1]), source[found.end() :])
 
 
 def join_member(archive: Path, member: str) -> str:
@@ -46,7 +49,7 @@ def join_member(archive: Path, member: str) -> str:
 
 
 def list_members(archive: Path) -> Mapping[str, int]:
-    """The bytes of each file in an archive, by its name, in the archive's order.
+    """The bytes of each file in an archive, by its name with `/` between folders, in the archive's order.
 
     Raises:
         DataError: There is no such file, or it is not a zip.
@@ -82,14 +85,17 @@ def read_member(archive: Path, member: str, max_bytes: int) -> bytes:
 
 def _unpack(archive: Path, entry: _Entry) -> bytes:
     with archive.open("rb") as file:
+        if entry.packed > os.fstat(file.fileno()).st_size:  # before memory is set aside for it
+            raise ValueError("it is longer than its archive")
         file.seek(entry.offset)
         header = file.read(_LOCAL_HEADER)
         if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
             raise ValueError("no member begins where the table of contents says")
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
-        if entry.method == zipfile.ZIP_STORED:
-            return file.read(entry.size)
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(entry.packed), max(1, entry.size))
+        packed = file.read(entry.packed)
+    if entry.method == zipfile.ZIP_STORED:
+        return packed
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, max(1, entry.size))
 
 
 def _contents(archive: Path) -> Mapping[str, _Entry]:
@@ -107,11 +113,20 @@ def _read_contents(archive: Path, changed: int, size: int) -> Mapping[str, _Entr
     try:
         with zipfile.ZipFile(archive) as opened:
             return {
-                info.filename: _Entry(
+                name: _Entry(
                     info.header_offset, info.compress_size, info.file_size, info.compress_type, info.flag_bits, info.CRC
                 )
                 for info in opened.infolist()
-                if not info.is_dir()
+                if not (name := _read_name(info)).endswith("/")
             }
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{archive} is not a zip that can be read ({error}); get it again") from error
+
+
+def _read_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member with `/` between folders, which some programs for Windows write as a backslash."""
+    name = info.filename
+    if not info.flag_bits & _UTF_8 and not name.isascii():  # macOS writes UTF-8 and does not say so
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import DataError
-from showtell.metrics import score
+from showtell.metrics import ScoreOptions, calibrate_words, score
+from showtell.metrics.calibration import Calibration
 from showtell.records import Caption, Example, Failure, Scores
+from showtell.text import tokenise
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and what was said of each picture; pictures that could not be read are in `failures` and not scored."""
+    """Scores, and what was said of each picture; pictures that could not be read are in `failures` and not scored.
+
+    `scores` has `ECE` beside the metrics of text: the expected calibration error of `calibration` (None where not one
+    word was said).
+    """
 
     scores: Scores
     captions: dict[str, Caption]
     failures: tuple[Failure, ...]
+    calibration: Calibration | None
 
 
 def evaluate(
@@ -27,6 +34,7 @@ def evaluate(
     split: str,
     *,
     options: SearchOptions | None = None,
+    scoring: ScoreOptions | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluation:
     """Scores a captioner on the examples of one split.
@@ -56,5 +64,9 @@ def evaluate(
         raise DataError(f"none of the {len(paths)} pictures of {split!r} can be read; the first: {failures[0].error}")
     candidates = {name: caption.text for name, caption in captions.items()}
     references = {name: chosen[name].references for name in captions}
-    scores = score(candidates, references, split=split, beam=options.beam)
-    return Evaluation(scores, captions, tuple(failures))
+    scores = score(candidates, references, split=split, beam=options.beam, options=scoring)
+    words = {name: {word for text in references[name] for word in tokenise(text)} for name in captions}
+    calibration = calibrate_words(captions, words) if any(caption.words for caption in captions.values()) else None
+    if calibration is not None:
+        scores = replace(scores, metrics={**scores.metrics, "ECE": calibration.error})
+    return Evaluation(scores, captions, tuple(failures), calibration)

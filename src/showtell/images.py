@@ -136,6 +136,18 @@ def read_image(
     return _read_upright(source, limits, draft, name).image
 
 
+def read_sized(
+    source: Source, *, limits: ImageLimits = DEFAULT_LIMITS, draft: int | None = None, name: str | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The picture as `read_image` gives it, and the (width, height) of the upright original, whatever `draft` is.
+
+    Raises:
+        ImageError: As `read_image`.
+    """
+    picture = _read_upright(source, limits, draft, name)
+    return picture.image, (picture.width, picture.height)
+
+
 def read_pixels(
     source: Source,
     preprocessing: Preprocessing,

@@ -112,7 +112,8 @@ class Scores:
     """Corpus-level scores of candidates against references, with what is needed to compare them fairly.
 
     Units: every metric is a fraction as the COCO evaluation code prints it (CIDEr-D is on its usual scale, where
-        human captions of COCO score about 0.9); `mean_length` is in PTB tokens.
+        human captions of COCO score about 0.9); `mean_length` is in PTB tokens. `intervals` are 95 % ones, of the
+        metrics that have them. `missing` says, in a sentence each, what could not be computed.
     """
 
     metrics: dict[str, float]
@@ -120,14 +121,22 @@ class Scores:
     tokeniser: str = "ptb"
     split: str | None = None
     beam: int | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
+        more: dict[str, Any] = {}
+        if self.intervals:
+            more["intervals"] = {name: [round(low, 6), round(high, 6)] for name, (low, high) in self.intervals.items()}
+        if self.missing:
+            more["missing"] = list(self.missing)
         return {
             "metrics": {name: round(value, 6) for name, value in self.metrics.items()},
             "n": self.n,
             "tokeniser": self.tokeniser,
             "split": self.split,
             "beam": self.beam,
+            **more,
         }
 
 

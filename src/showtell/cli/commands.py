@@ -182,6 +182,7 @@ def evaluate(
     split_seed: SplitSeed = 1,
     beam: Beam = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
+    resamples: Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")] = 1000,
     as_json: Json = False,
 ) -> None:
     """Caption the pictures of a split and score the captions.
@@ -191,12 +192,15 @@ def evaluate(
     from showtell.captioner import Captioner
     from showtell.cli.progress import reporting
     from showtell.evaluation import evaluate as run_evaluation
+    from showtell.metrics import ScoreOptions
 
     captioner = Captioner.load(model)
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
         examples = read_sources(Sources(data, layout, pictures, columns, shares, split_seed), report)
-        found = run_evaluation(captioner, examples, split, options=options, progress=report)
+        known = [text for example in examples if example.split == "train" for text in example.references]
+        scoring = ScoreOptions(known=known if split != "train" and known else None, resamples=resamples)
+        found = run_evaluation(captioner, examples, split, options=options, scoring=scoring, progress=report)
     _print_scores(found.scores, as_json)
     if out is not None:
         rows = ({**said.to_json(), "image": name} for name, said in found.captions.items())
@@ -209,18 +213,66 @@ def evaluate(
 
 @app.command()
 def score(
-    candidates: Annotated[Path, typer.Argument(help="Captions to score: COCO results JSON, {id: caption} or JSONL.")],
-    references: Annotated[Path, typer.Argument(help="What people wrote: COCO annotations, {id: [captions]} or JSONL.")],
+    candidates: Annotated[
+        Path, typer.Argument(help="Captions to score: COCO results, {id: caption}, JSON lines, CSV or TSV.")
+    ],
+    references: Annotated[
+        Path, typer.Argument(help="What people wrote: COCO annotations, {id: [captions]}, JSON lines, CSV or TSV.")
+    ],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another system's captions: which is better, and is it chance?")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of the references, where they name splits.")] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", help="The captions of training, to count how many are novel.")
+    ] = None,
+    objects: Annotated[
+        Path | None, typer.Option("--objects", help="COCO instances of the pictures, for hallucinated objects (CHAIR).")
+    ] = None,
+    meteor: Annotated[bool, typer.Option("--meteor", help="METEOR too; needs Java and 'showtell[metrics]'.")] = False,
+    spice: Annotated[bool, typer.Option("--spice", help="SPICE too; needs Java, and takes minutes.")] = False,
+    resamples: Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Score captions against references as the COCO evaluation does, without Java.
+    """Score captions against references as the COCO evaluation does; Java is for METEOR and SPICE alone.
 
-    Example: showtell score results.json annotations/captions_val2017.json
+    Example: showtell score results.json annotations/captions_val2017.json --against other.json
     """
-    from showtell.metrics import read_candidates, read_references
+    from showtell.metrics import ScoreOptions, compare_systems, read_candidates, read_references
     from showtell.metrics import score as run_score
+    from showtell.metrics.java import JavaMetric
 
-    _print_scores(run_score(read_candidates(candidates), read_references(references)), as_json)
+    wanted: dict[JavaMetric, bool] = {"METEOR": meteor, "SPICE": spice}
+    java = tuple(metric for metric, asked in wanted.items() if asked)
+    known = None
+    if train is not None:
+        known = [caption for group in read_references(train, split="train").values() for caption in group]
+    objects_of = None
+    if objects is not None:
+        from showtell.datasets.regions import read_objects
+
+        objects_of = read_objects(objects)
+    options = ScoreOptions(known=known, objects=objects_of, java=java, resamples=resamples)
+    ours, written = read_candidates(candidates), read_references(references, split=split)
+    comparison = None
+    if against is None:
+        scores = run_score(ours, written, split=split, options=options)
+    else:
+        scores, comparison = compare_systems(ours, read_candidates(against), written, split=split, options=options)
+    for sentence in scores.missing:
+        print(f"showtell: {sentence}", file=sys.stderr)
+    if as_json:
+        more = {"against": {name: one.to_json() for name, one in comparison.items()}} if comparison else {}
+        print(json.dumps({**scores.to_json(), **more}))
+        return
+    _print_scores(scores, False)
+    if comparison is not None:
+        print(f"\n{'':<15} {'this':>8} {'other':>8} {'difference':>11}   95 % interval          p")
+        for name, one in comparison.items():
+            interval = f"{one.low:+9.4f} to {one.high:+.4f}"
+            print(
+                f"{name:<15} {one.ours:8.4f} {one.theirs:8.4f} {one.difference:+11.4f} {interval:<23} {one.p_value:.2g}"
+            )
 
 
 @app.command()
@@ -290,4 +342,5 @@ def _print_scores(scores: Scores, as_json: bool) -> None:
     about += [f"beam {scores.beam}"] if scores.beam else []
     print(", ".join(about))
     for name, value in scores.metrics.items():
-        print(f"{name:<15} {value:8.4f}")
+        low, high = scores.intervals.get(name, (None, None))
+        print(f"{name:<15} {value:8.4f}" + (f"   {low:.4f} to {high:.4f}" if low is not None else ""))

@@ -59,8 +59,9 @@ def read_sources(sources: Sources, progress: Progress) -> list[Example]:
     Raises:
         ConfigError, DataError: An option or the data is not as it should be.
     """
-    from showtell.datasets import read_all
+    from showtell.datasets import find_layout, read_all
     from showtell.datasets.files import refuse
+    from showtell.datasets.tables import guess_columns
 
     findings: list[Finding] = []
 
@@ -70,6 +71,9 @@ def read_sources(sources: Sources, progress: Progress) -> list[Example]:
         findings.append(finding)
 
     columns = parse_columns(sources.columns, sources.pictures)
+    for path in sources.paths:
+        if (sources.layout or find_layout(path)) == "table":
+            print(f"showtell: {path}: reads {guess_columns(path, columns)}", file=sys.stderr)
     examples = read_all(sources.paths, layout=sources.layout, columns=columns, notice=notice)
     tell(findings)
     return with_splits(examples, sources, progress)

@@ -8,12 +8,12 @@ line.
 from __future__ import annotations
 
 import codecs
-import io
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ Notice = Callable[[Finding], None]
 T = TypeVar("T")
 
 MAX_BYTES = 4 * 2**30  # of a file of captions
+_TOLD = 20  # lines of a file in a wrong encoding that are named one by one
 MAX_CAPTION = 10_000  # characters; no caption that people write is as long
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _SPLIT_NAMES: dict[str, Split] = {
@@ -89,23 +90,28 @@ def _decode(data: bytes, encoding: str, path: str | Path, notice: Notice) -> str
     return text
 
 
+# Bytes that are no UTF-8, as Python's `surrogateescape` has them, to what Windows text means by them: a line that is
+# UTF-8 for the rest, such as a whole JSON file, keeps it.
+_CP1252 = {0xDC00 + byte: bytes([byte]).decode("cp1252", "replace") for byte in range(128, 256)}
+
+
 def _decode_lines(data: bytes, path: str | Path, notice: Notice) -> Iterator[str]:
+    wrong = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError:
-            text = line.decode("cp1252", "replace")
-            where = f"{path}:{number}"
-            shown = " ".join(text.split())[:60]
-            notice(
-                Finding(
-                    "encoding",
-                    where,
-                    f"{where} is not UTF-8; it was read as cp1252 ({shown!r}): save it as UTF-8",
-                    False,
-                )
-            )
+            text = line.decode("utf-8", "surrogateescape").translate(_CP1252)
+            wrong += 1
+            if wrong <= _TOLD:
+                where = f"{path}:{number}"
+                shown = " ".join(text.split())[:60]
+                message = f"{where} is not UTF-8; it was read as cp1252 ({shown!r}): save it as UTF-8"
+                notice(Finding("encoding", where, message, False))
             yield text
+    if wrong > _TOLD:
+        message = f"{path} has {wrong - _TOLD:,} more lines that are not UTF-8, read as cp1252 too"
+        notice(Finding("encoding", str(path), message, False))
 
 
 def _notice_mojibake(text: str, path: str | Path, notice: Notice) -> None:
@@ -136,9 +142,14 @@ def read_rows(path: str | Path, notice: Notice = refuse) -> Iterator[tuple[str, 
     text = read_text(path, notice)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    for number, line in enumerate(io.StringIO(text), 1):
+    start, number = 0, 0
+    while start < len(text):  # in place: a list of the lines, or a stream of the text, would be several times as large
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        start, number = end + 1, number + 1
         if line.strip():
-            yield f"{path}:{number}", line.rstrip("\n")
+            yield f"{path}:{number}", line
 
 
 # JSON
@@ -158,27 +169,34 @@ def read_json(path: str | Path, kind: type[T], expected: str, notice: Notice = r
     data = read_bytes(path)
     if not data.strip():
         raise DataError(f"{path} is empty (0 bytes or blank); it should hold {expected}: get the file again")
+    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+    if encoding is not None:
+        data = _decode(data, encoding, path, notice).removeprefix("\ufeff").encode()
     try:
         return msgspec.json.decode(data, type=kind)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError) or data.startswith(tuple(mark for mark, _ in _BOMS)):
-            return _decode_again(data, path, kind, expected, notice)
+    except msgspec.ValidationError as error:
         raise DataError(_complaint(path, error, data, expected)) from error
-
-
-def _decode_again(data: bytes, path: str | Path, kind: type[T], expected: str, notice: Notice) -> T:
-    mark, encoding = next(((mark, name) for mark, name in _BOMS if data.startswith(mark)), (b"", "utf-8"))
-    again = _decode(data[len(mark) :], encoding, path, notice).encode()
-    try:
-        return msgspec.json.decode(again, type=kind)
+    except UnicodeDecodeError:
+        data = _decode(data, "utf-8", path, notice).encode()
+        return _decode_again(data, path, kind, expected)
     except (ValueError, RecursionError) as error:
-        raise DataError(_complaint(path, error, again, expected)) from error
+        if not data.rstrip().endswith((b"}", b"]")):
+            raise DataError(_complaint(path, error, data, expected)) from error
+        return _decode_again(data, path, kind, expected)
+
+
+def _decode_again(data: bytes, path: str | Path, kind: type[T], expected: str) -> T:
+    """As Python reads JSON: NaN and half a character (`\\ud800`) pass, which one bad row of many may hold."""
+    try:
+        return msgspec.convert(json.loads(data), type=kind)
+    except (ValueError, RecursionError) as error:
+        raise DataError(_complaint(path, error, data, expected)) from error
 
 
 def _complaint(path: str | Path, error: Exception, data: bytes, expected: str) -> str:
     if isinstance(error, msgspec.ValidationError):
         return f"{path} does not hold {expected}: {str(error)[:1].lower()}{str(error)[1:]}"
-    if "truncated" in str(error) and not data.rstrip().endswith((b"}", b"]")):
+    if not data.rstrip().endswith((b"}", b"]")):
         line = data.count(b"\n") + 1
         return f"{path}:{line} breaks off in the middle (after {len(data):,} bytes); get the file again"
     return f"{path} is not JSON ({error}); it should hold {expected}"
@@ -199,6 +217,8 @@ def check_caption(caption: Any, where: str) -> str:
         raise DataError(
             f"{where} has a caption of {len(caption):,} characters; at most {MAX_CAPTION:,} are accepted: cut it"
         )
+    if not caption.isascii() and any("\ud800" <= char <= "\udfff" for char in caption):
+        raise DataError(f"{where} holds half a character (\\ud800 to \\udfff alone); write it whole")
     clean = caption if caption.isprintable() else caption.translate(_CONTROLS)
     clean = clean.strip()
     if not clean:
@@ -241,6 +261,12 @@ def inside(name: Any, where: str, folder: str | Path) -> PurePosixPath:
     return path
 
 
+class _Place(NamedTuple):
+    folder: str  # with a separator at its end
+    names: frozenset[str]
+    archives: list[tuple[Path, str, Mapping[str, int]]]  # (zip, what members' names begin with, its members)
+
+
 class PictureFolder:
     """The pictures below a folder, and in zips that lie where a folder would (`train2014.zip` for `train2014/`).
 
@@ -250,32 +276,37 @@ class PictureFolder:
     def __init__(self, root: str | Path, notice: Notice = refuse) -> None:
         self.root = Path(root)
         self._notice = notice
-        self._names: dict[Path, frozenset[str]] = {}
-        self._archives: dict[Path, frozenset[str]] = {}
+        self._places: dict[str, _Place] = {}  # by the path of the folder below the root
 
-    def find(self, path: PurePosixPath) -> str | None:
-        """The source of a picture (a path, or `archive.zip!member`), or None where there is none."""
-        full = self.root / path
-        parent = full.parent
-        if parent not in self._names:
-            self._names[parent] = self._list(parent)
-        if full.name in self._names[parent]:
-            return str(full)
-        return self._find_packed(path)
+    def find(self, path: PurePosixPath | str) -> str | None:
+        """The source of a picture (a path, or `archive.zip!member`), or None where there is none.
 
-    def _find_packed(self, path: PurePosixPath) -> str | None:
-        for depth in range(len(path.parts) - 1):
-            archive = self.root.joinpath(*path.parts[:depth], f"{path.parts[depth]}.zip")
-            if archive not in self._archives:
-                self._archives[archive] = frozenset(list_members(archive)) if archive.is_file() else frozenset()
-            members = self._archives[archive]
-            if not members:
-                continue
-            for start in (depth, depth + 1):  # with the folder's name inside the archive, as COCO's, or without
-                member = "/".join(path.parts[start:])
-                if member in members:
-                    return join_member(archive, member)
+        Args:
+            path: Below the root, as `inside` gives it.
+        """
+        parent, _, name = str(path).rpartition("/")
+        place = self._places.get(parent)
+        if place is None:
+            place = self._places[parent] = self._open(parent)
+        if name in place.names:
+            return place.folder + name
+        for archive, prefix, members in place.archives:
+            if prefix + name in members:
+                return join_member(archive, prefix + name)
         return None
+
+    def _open(self, parent: str) -> _Place:
+        folder = self.root / parent
+        archives = []
+        parts = PurePosixPath(parent).parts
+        for depth, part in enumerate(parts):
+            archive = self.root.joinpath(*parts[:depth], f"{part}.zip")
+            if archive.is_file():
+                members = list_members(archive)
+                for start in (depth, depth + 1):  # with the folder's name inside the archive, as COCO's, or without
+                    prefix = "".join(f"{inner}/" for inner in parts[start:])
+                    archives.append((archive, prefix, members))
+        return _Place(f"{folder}{os.sep}", self._list(folder), archives)
 
     def _list(self, folder: Path) -> frozenset[str]:
         try:

@@ -181,7 +181,8 @@ def _caption_findings(
             if kind is not None:
                 odd.setdefault(kind, []).append(f"{caption[:40]!r} of {example.id}")
     for kind, where in odd.items():
-        message = f"{len(where):,} captions of {source} look like {kind} ({_few(where)}); write what the picture shows"
+        told = f"{len(where):,} captions of {source} look machine-made, {kind} ({_few(where)})"
+        message = f"{told}; write what the picture shows"
         found.append(Finding("machine-made", source, message, False))
     if lengths[0]:
         message = f"{lengths[0]:,} captions of {source} have no word in them; write what the picture shows"

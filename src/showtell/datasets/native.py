@@ -4,8 +4,8 @@ One JSON object a line:
     {"image": "images/a.jpg", "captions": ["…", …], "split": "train"}
 `image` is a path inside the folder; plainly spelt (`images/a.jpg` for `.\\images\\a.jpg`) it is the picture's id.
 `split` is train, val or test. Where no line names one, the set has no splits; otherwise a line without is train.
-`regions`, where pictures have them, is [{"box": [x0, y0, x1, y1], "phrases": ["…"], "category": "dog"}, …], in pixels of
-the upright picture; a picture with regions may have no captions.
+`regions`, where pictures have them, is [{"box": [x0, y0, x1, y1], "phrases": ["…"], "category": "dog"}, …], in
+pixels of the upright picture; a picture with regions may have no captions.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from showtell.datasets.files import Notice, PictureFolder, check_caption, inside, name_split, read_json, refuse
+from showtell.datasets.listings import Finder, notice_lost
 from showtell.errors import DataError
 from showtell.records import Box, Example, Finding, Region, Split
 
@@ -47,17 +48,17 @@ class _VisualGenomePicture(msgspec.Struct):
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    file_name: str
+    id: Any = None
+    file_name: Any = None
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
+    id: Any = None
+    name: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
+    image_id: Any = None
     bbox: Any = None
     category_id: Any = None
     id: Any = None
@@ -92,7 +93,7 @@ class _Collector:
         self._listing = listing
         self._notice = notice
         self._pictures = PictureFolder(root, notice)
-        self._folders = list(_FOLDERS)  # the one of the last picture first
+        self._finder = Finder(self._pictures, _FOLDERS)
         self._sources: dict[str, str | None] = {}
         self._regions: dict[str, list[Region]] = {}
         self._splits: dict[str, Split | None] = {}
@@ -102,36 +103,20 @@ class _Collector:
         try:
             region = Region(_from_xywh(box, where), **words)
             if name not in self._sources:
-                self._sources[name] = self._find(name, where)
+                self._sources[name] = self._finder.find(inside(name, where, self._pictures.root))
                 self._splits[name] = None if split is None else name_split(split, where)
         except DataError as error:
             self._notice(Finding("region", where, str(error), False))
             return
         self._regions.setdefault(name, []).append(region)
 
-    def _find(self, name: str, where: str) -> str | None:
-        path = inside(name, where, self._pictures.root)
-        for folder in self._folders:
-            source = self._pictures.find(PurePosixPath(folder) / path)
-            if source is not None:
-                self._folders.remove(folder)
-                self._folders.insert(0, folder)
-                return source
-        return None
-
     def examples(self) -> list[Example]:
         """What was added, of the pictures that are there, by file name."""
-        lost = [name for name in self._regions if self._sources[name] is None]
-        if lost:
-            names = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
-            told = f"{len(lost):,} of {len(self._regions):,} pictures of {self._listing} are not below"
-            looked = ", ".join(_FOLDERS[:6])
-            message = f"{told} {self._pictures.root} ({names}); they are looked for in {looked} and zips of these names"
-            if len(lost) == len(self._regions):
-                raise DataError(message)
-            self._notice(Finding("missing-picture", str(self._listing), f"{message}; they are left out", False))
         if not self._regions:
             raise DataError(f"{self._listing} holds no region that can be used")
+        lost = [name for name in self._regions if self._sources[name] is None]
+        first = str(self._listing)
+        notice_lost(lost, len(self._regions), self._listing, first, self._pictures.root, _FOLDERS, self._notice)
         return [
             Example(name, self._sources[name], (), self._splits[name], tuple(self._regions[name]))
             for name in sorted(self._regions)
@@ -176,12 +161,12 @@ def read_refcoco(path: str | Path, notice: Notice = refuse) -> list[Example]:
     content = read_json(listing, _References | list[_Reference], expected, notice)  # type: ignore[arg-type]
     if isinstance(content, list):
         content = _References(content)
-    names = {image.id: image.file_name for image in content.images}
-    boxes = {annotation.id: annotation.bbox for annotation in content.annotations}
+    names = _names(content.images)
+    boxes = {row.id: row.bbox for row in content.annotations if isinstance(row.id, int | str)}
     for number, row in enumerate(content.refs, 1):
         where = f"{listing}, reference {number},"
-        name = row.file_name if isinstance(row.file_name, str) else names.get(row.image_id, f"{row.image_id}.jpg")
-        box = row.bbox if row.bbox is not None else boxes.get(row.ann_id)
+        name = row.file_name if isinstance(row.file_name, str) else names.get(_key(row.image_id), f"{row.image_id}.jpg")
+        box = row.bbox if row.bbox is not None else boxes.get(_key(row.ann_id))
         sentences = row.sentences if isinstance(row.sentences, list) else [row.sentences]
         texts = [text.get("raw") or text.get("sent") if isinstance(text, dict) else text for text in sentences]
         split = "test" if row.split in ("testA", "testB") else row.split
@@ -198,12 +183,11 @@ def read_instances(path: str | Path, notice: Notice = refuse) -> list[Example]:
     listing = _listing(Path(path), ("annotations/instances_*.json", "instances_*.json"))
     collector = _Collector(listing, notice)
     content = _read_instances(listing, notice)
-    names = {image.id: image.file_name for image in content.images}
-    categories = {category.id: category.name for category in content.categories}
+    names, categories = _names(content.images), _categories(content)
     split = next((part for part in ("train", "val", "test") if part in listing.name), None)
     for number, row in enumerate(content.annotations, 1):
         where = f"{listing}, annotation {number},"
-        category, name = categories.get(row.category_id), names.get(row.image_id)
+        category, name = categories.get(_key(row.category_id)), names.get(_key(row.image_id))
         if category is None or name is None:
             lost = f"category {row.category_id!r}" if category is None else f"picture {row.image_id!r}"
             notice(Finding("region", where, f'{where} has {lost}, which is not in "categories" or "images"', False))
@@ -220,12 +204,12 @@ def read_objects(path: str | Path, notice: Notice = refuse) -> dict[str, frozens
     """
     listing = _listing(Path(path), ("annotations/instances_*.json", "instances_*.json"))
     content = _read_instances(listing, notice)
-    names = {image.id: image.file_name for image in content.images}
-    categories = {category.id: category.name for category in content.categories}
+    names, categories = _names(content.images), _categories(content)
     found: dict[str, set[str]] = {name: set() for name in names.values()}
     for row in content.annotations:
-        if row.image_id in names and row.category_id in categories:
-            found[names[row.image_id]].add(categories[row.category_id])
+        name, category = names.get(_key(row.image_id)), categories.get(_key(row.category_id))
+        if name is not None and category is not None:
+            found[name].add(category)
     return {name: frozenset(objects) for name, objects in found.items()}
 
 
@@ -243,6 +227,20 @@ def join_regions(examples: Sequence[Example], regions: Iterable[Example]) -> lis
 
 def _read_instances(listing: Path, notice: Notice) -> _Instances:
     return read_json(listing, _Instances, 'COCO instances ({"images", "annotations", "categories"})', notice)
+
+
+def _key(value: Any) -> int | str:
+    """An id as one looks it up; what is neither a number nor text is found nowhere."""
+    return value if isinstance(value, int | str) else "\0"
+
+
+def _names(images: Sequence[_Image]) -> dict[int | str, str]:
+    """File names by id; images that lack either are left out, and so are the regions that name them."""
+    return {_key(image.id): image.file_name for image in images if isinstance(image.file_name, str)}
+
+
+def _categories(content: _Instances) -> dict[int | str, str]:
+    return {_key(category.id): category.name for category in content.categories if isinstance(category.name, str)}
 
 
 def _add_phrases(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from showtell.datasets.files import Notice, PictureFolder, check_caption, name_split, read_rows, refuse
 from showtell.errors import DataError
@@ -66,7 +66,7 @@ def read_sidecars(folder: str | Path, notice: Notice = refuse) -> list[Example]:
     pictures = PictureFolder(folder, notice)
     examples = []
     for name in sorted(found.pairs):
-        source = pictures.find(PurePosixPath(name))
+        source = pictures.find(name)
         captions = [caption for text in found.pairs[name] for caption in _read_captions(f"{folder}/{text}", notice)]
         if source is not None and captions:
             examples.append(Example(name, source, tuple(captions), None))

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -116,7 +116,7 @@ def read_table(path: str | Path, columns: Columns = GUESSED, notice: Notice = re
     path = Path(path)
     root = columns.pictures or (path if path.is_dir() else path.parent)
     if columns.pictures and not root.is_dir():
-        raise DataError(f"there is no folder {root}; give the folder that the pictures are in (--images DIR)")
+        raise DataError(f"there is no folder {root}; give the folder that the pictures are in (--pictures DIR)")
     folder = PictureFolder(root, notice)
     gathered = _Gathered()
     for place, split in _given_tables(path):
@@ -245,10 +245,12 @@ def _open(path: Path, notice: Notice) -> _Table:
 
 
 def _open_delimited(path: Path, text: str) -> _Table:
-    if "\0" in text[:1000]:
+    if 4 * text[:1000].count("\0") > len(text[:1000]):
         raise DataError(f"{path} is not text, or UTF-16 without a byte order mark; save it as CSV (UTF-8)")
     if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = text.replace("\r\n", "\n")
+        ends = re.search(r"[\r\n]", text)  # CR ends the lines of old Macs; elsewhere it is dirt inside a cell
+        text = text.replace("\r", "\n" if ends and ends[0] == "\r" else " ")
     delimiter, text = _find_delimiter(text)
     first = next(_read_records(path, text, delimiter, _ignore), None)
     names = tuple(cell.strip() for cell in first[1]) if first else ()
@@ -453,10 +455,10 @@ def _open_parquet(path: Path) -> _Table:
     return _Table(path, names, sample, rows, packed)
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def _first_rows(read: Callable[[Notice], Iterator[tuple[str, T]]]) -> list[tuple[str, T]]:
+def _first_rows(read: Callable[[Notice], Iterator[tuple[str, _T]]]) -> list[tuple[str, _T]]:
     """The first rows, to guess from.
 
     Raises:
@@ -483,7 +485,7 @@ def _guess(table: _Table, given: Columns) -> Columns:
     if image in table.packed:
         raise DataError(
             f"{table.path} holds the pictures themselves in {image!r}, not their paths; write them to files and name a "
-            "column of their paths (--image-column NAME)"
+            "column of their paths (--columns image=NAME)"
         )
     captions = captions or _guess_captions(table, {image, split})
     if image in captions:
@@ -552,23 +554,28 @@ def _guess_image(table: _Table, taken: set[str | None]) -> str:
         if addresses
         else f"has no column that looks like paths of pictures; its columns are {_shown(table.names)}: name one"
     )
-    raise DataError(f"{table.path} {trouble} (--image-column NAME)")
+    raise DataError(f"{table.path} {trouble} (--columns image=NAME)")
 
 
 def _guess_captions(table: _Table, taken: set[str | None]) -> tuple[str, ...]:
     """The columns that are called captions or the like, else the one with the most words in a cell."""
-    words = {name: _count_words(cells) for name, cells in _open_columns(table, taken)}
-    words = {name: count for name, count in words.items() if count}
+    counts = {name: _count_words(cells) for name, cells in _open_columns(table, taken)}
+    words = {name: count for name, count in counts.items() if count}
     for pattern in _CAPTION_NAMES:
-        named = tuple(name for name in words if re.fullmatch(rf"{pattern}_?\d*", _plain(name)))
-        if named:
+        if named := _fitting(words, pattern):
             return named
     if words:
         return (max(words, key=lambda name: words[name]),)
+    if named := _fitting(counts, _CAPTION_NAMES[0]):  # its cells will be complained of, each with its line
+        return named
     raise DataError(
         f"{table.path} has no column that looks like captions; its columns are {_shown(table.names)}: name one "
-        "(--caption-column NAME)"
+        "(--columns caption=NAME)"
     )
+
+
+def _fitting(names: Iterable[str], pattern: str) -> tuple[str, ...]:
+    return tuple(name for name in names if re.fullmatch(rf"{pattern}_?\d*", _plain(name)))
 
 
 def _count_words(cells: Sequence[Any]) -> float:
@@ -596,7 +603,7 @@ class _Pictures:
         self._folder = folder
         self._places = places
         self._roots = [path.as_posix().rstrip("/") + "/" for path in (folder.root.absolute(), folder.root.resolve())]
-        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}  # folder -> stem -> pictures
 
     def find(self, name: str, where: str) -> tuple[str, str] | None:
         """(id, source) of the picture that a cell names, or None where there is none.
@@ -609,31 +616,32 @@ class _Pictures:
         if root is None and plain.startswith("/"):
             raise DataError(
                 f"{where} names {name!r}, which is not inside {self._folder.root}; name the folder that the pictures "
-                "are in (--images DIR)"
+                "are in (--pictures DIR)"
             )
-        relative = inside(plain[len(root) :] if root else name, where, self._folder.root)
+        relative = str(inside(plain[len(root) :] if root else name, where, self._folder.root))
         bare = not _is_picture(name)
         for place in ("",) if root else self._places:
-            path = PurePosixPath(f"{place}{relative}") if place else relative
+            path = place + relative
             if bare:
                 path = self._complete(path, where)
             source = self._folder.find(path)
             if source is not None:
-                return str(path), source
+                return name if name == path else path, source  # one string of the two, for memory
         return None
 
-    def _complete(self, path: PurePosixPath, where: str) -> PurePosixPath:
+    def _complete(self, path: str, where: str) -> str:
         """The path with the suffix of the picture of that stem; as it is where there is none."""
-        parent = self._folder.root / path.parent
+        parent, slash, stem = path.rpartition("/")
         if parent not in self._stems:
+            folder = self._folder.root / parent
             self._stems[parent] = {}
-            for name in sorted(inner.name for inner in parent.iterdir()) if parent.is_dir() else ():
+            for name in sorted(inner.name for inner in folder.iterdir()) if folder.is_dir() else ():
                 if _is_picture(name):
                     self._stems[parent].setdefault(split_suffix(name)[0], []).append(name)
-        fitting = self._stems[parent].get(path.name, [])
+        fitting = self._stems[parent].get(stem, [])
         if len(fitting) > 1:
-            raise DataError(f"{where} names {str(path)!r}, which may be {' or '.join(fitting)}; write the suffix")
-        return path.with_name(fitting[0]) if fitting else path
+            raise DataError(f"{where} names {path!r}, which may be {' or '.join(fitting)}; write the suffix")
+        return f"{parent}{slash}{fitting[0]}" if fitting else path
 
 
 @dataclass
@@ -644,29 +652,25 @@ class _Gathered:
     more: dict[str, list[str]] = field(default_factory=dict)  # those of its other rows
     missing: dict[str, str] = field(default_factory=dict)  # pictures that are not there, and where they are first named
 
-    def add(
-        self, found: tuple[str, str], captions: Sequence[str], split: Split | None, whole: bool, where: str
-    ) -> Finding | None:
+    def add(self, example: Example, whole: bool, where: str) -> Finding | None:
         """Adds a row, or says why it cannot be.
 
         Args:
-            found: The id and the source of its picture.
             whole: The row holds all captions of its picture.
         """
-        name, source = found
-        earlier = self.examples.get(name)
+        earlier = self.examples.get(example.id)
         if earlier is None:
-            self.examples[name] = Example(name, source, tuple(captions), split)
+            self.examples[example.id] = example
             return None
-        if earlier.split != split:
-            if earlier.split and split:
-                first = f"in {split}, and earlier in {earlier.split}"
-                return Finding("split", where, f"{where} lists {name!r} {first}; a picture has one split")
-            self.examples[name] = replace(earlier, split=earlier.split or split)
+        if earlier.split != example.split:
+            if earlier.split and example.split:
+                first = f"in {example.split}, and earlier in {earlier.split}"
+                return Finding("split", where, f"{where} lists {example.id!r} {first}; a picture has one split")
+            self.examples[example.id] = replace(earlier, split=earlier.split or example.split)
         if whole:
             trouble = "a second time; a row with several captions holds all of its picture: make one row of the two"
-            return Finding("repeated-picture", where, f"{where} lists {name!r} {trouble}")
-        self.more.setdefault(name, []).extend(captions)
+            return Finding("repeated-picture", where, f"{where} lists {example.id!r} {trouble}")
+        self.more.setdefault(example.id, []).extend(example.references)
         return None
 
 
@@ -679,15 +683,17 @@ def _gather(
     end = len(picked)
     if columns.split:
         picked.append(table.names.index(columns.split))
-    known: dict[str, tuple[str, str] | None] = {}  # the picture that a cell names; None for one that is not there
+    known: dict[str, str] = {}  # the id of the picture that a cell names, once it has an example
+    missing: set[str] = set()
     for where, cells in table.rows(picked, notice):
-        kind = "path"
         name = _name(cells[0])
+        if name in missing:
+            continue
+        kind = "path"
         try:
-            if name not in known:
-                known[name] = pictures.find(name, where)
-            found = known[name]
-            if found is None:
+            picture = (known[name], None) if name in known else pictures.find(name, where)
+            if picture is None:
+                missing.add(name)
                 gathered.missing.setdefault(name, where)
                 continue
             kind = "caption"
@@ -697,7 +703,8 @@ def _gather(
         except DataError as error:
             notice(Finding(kind, where, str(error)))
             continue
-        trouble = gathered.add(found, captions, own, several or len(captions) > 1, where)
+        known[name], source = picture
+        trouble = gathered.add(Example(picture[0], source, captions, own), several or len(captions) > 1, where)
         if trouble:
             notice(trouble)
 
@@ -711,7 +718,7 @@ def _name(cell: Any) -> str:
     return str(cell) if isinstance(cell, int) and not isinstance(cell, bool) else ""
 
 
-def _read_captions(cells: Sequence[Any], where: str) -> list[str]:
+def _read_captions(cells: Sequence[Any], where: str) -> tuple[str, ...]:
     captions = []
     for cell in cells:
         if isinstance(cell, str) and not cell.startswith(("['", '["')):
@@ -721,7 +728,7 @@ def _read_captions(cells: Sequence[Any], where: str) -> list[str]:
             captions += [check_caption(caption, where) for caption in _unpack(cell)]
     if not captions:
         raise DataError(f"{where} has no caption; write one, or remove the row")
-    return captions
+    return tuple(captions)
 
 
 def _unpack(cell: Any) -> Sequence[Any]:
@@ -753,7 +760,7 @@ def _finish(gathered: _Gathered, path: Path, root: Path, notice: Notice) -> list
         if missing:
             raise DataError(
                 f"none of the {total:,} pictures that {path} names is in {root} ({names}; first at "
-                f"{next(iter(missing.values()))}); name the folder that they are in (--images DIR)"
+                f"{next(iter(missing.values()))}); name the folder that they are in (--pictures DIR)"
             )
         raise DataError(f"{path} has no row that can be used; it needs a picture and a caption in each")
     if missing:

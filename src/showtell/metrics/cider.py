@@ -111,6 +111,20 @@ class Cider:
         scores = np.array([self.score_one(words, picture) for picture, words in enumerate(candidates)])
         return float(scores.mean()), scores
 
+    def score_plain(self, candidates: Sequence[Sequence[str]]) -> tuple[float, NDArray[np.float64]]:
+        """The same of CIDEr as it was before its -D: the plain cosine, whatever the lengths and the repetitions.
+
+        Source: Vedantam et al. 2015, eq. 2 and 3, times 10; without their stemming, which the COCO code leaves out too.
+        """
+        if len(candidates) != len(self):
+            raise ValueError(f"{len(candidates)} candidates for {len(self)} pictures; give one a picture")
+        scores = np.zeros(len(self))
+        for picture, (words, captions) in enumerate(zip(candidates, self._references, strict=True)):
+            candidate = cider_vector(words, self.frequencies)
+            cosines = [_cosine(candidate, self._vectors[caption]) for caption in captions]
+            scores[picture] = SCALE * sum(cosines) / len(captions)
+        return float(scores.mean()), scores
+
     def best_constant(self) -> tuple[tuple[str, ...], float]:
         """The reference that scores the highest CIDEr-D when it is said of every picture, and that score.
 
@@ -173,6 +187,17 @@ def _similarity(candidate: CiderVector, reference: CiderVector) -> float:
             cosines += product / (our_norm * their_norm)
     difference = candidate.length - reference.length
     return cosines / ORDERS * math.exp(-(difference**2) / (2 * SIGMA**2))
+
+
+def _cosine(candidate: CiderVector, reference: CiderVector) -> float:
+    cosines = 0.0
+    for ours, theirs, our_norm, their_norm in zip(
+        candidate.weights, reference.weights, candidate.norms, reference.norms, strict=True
+    ):
+        product = sum(ours[ngram] * theirs[ngram] for ngram in ours.keys() & theirs.keys())
+        if product:
+            cosines += product / (our_norm * their_norm)
+    return cosines / ORDERS
 
 
 def _sums(rows: NDArray[np.intp], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ for it where none is given.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -95,9 +96,8 @@ def region_map(
     Args:
         predictions: The described boxes of each picture; an empty sequence for a picture where nothing was found.
         truth: The regions of the same pictures, each with one or more phrases.
-        similarity: How alike a caption and some references are, from 0 to 1; METEOR in the paper (with
-            pycocoevalcap: `lambda said, written: meteor.compute_score({0: written}, {0: [said]})[0]`).
-            `meteor_like` when not given.
+        similarity: How alike a caption and some references are, from 0 to 1; METEOR in the paper
+            (`metrics.java.Meteor().similarity`, where Java is). `meteor_like` when not given.
 
     Raises:
         DataError: A picture is on one side only, there is no region, or a region or prediction has no valid box, no
@@ -237,6 +237,7 @@ def _corners(image: str, kind: str, boxes: Sequence[Box]) -> NDArray[np.float64]
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _EXACT, _STEM = 1.0, 0.6
 _BEAM = 40  # alignments followed at a time
+_NEAR = 8  # places of a repeated word that are looked at
 
 # Words that say little of what is in a picture; they count a third of the others (1 - _DELTA to _DELTA).
 _FUNCTION_TEXT = """
@@ -290,33 +291,45 @@ def _weight(word: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Alignment:
-    """A way to match the first words of a candidate; `used` has bit j set where reference word j is matched."""
+    """A way to match the first words of a candidate: its last pair and what came before.
 
-    pairs: tuple[tuple[int, int, float], ...] = ()
+    `used` has bit j set where reference word j is matched.
+    """
+
+    before: _Alignment | None = None
+    pair: tuple[int, int, float] = (-2, -2, 0.0)
+    matched: int = 0
     used: int = 0
     chunks: int = 0
     distance: int = 0
 
     def with_pair(self, i: int, j: int, weight: float) -> _Alignment:
-        goes_on = bool(self.pairs) and self.pairs[-1][:2] == (i - 1, j - 1)
+        starts = self.pair[:2] != (i - 1, j - 1)
         return _Alignment(
-            (*self.pairs, (i, j, weight)), self.used | 1 << j, self.chunks + (not goes_on), self.distance + abs(i - j)
+            before=self,
+            pair=(i, j, weight),
+            matched=self.matched + 1,
+            used=self.used | 1 << j,
+            chunks=self.chunks + starts,
+            distance=self.distance + abs(i - j),
         )
 
     def rank(self) -> tuple[int, int, int]:
-        return (-len(self.pairs), self.chunks, self.distance)
+        return (-self.matched, self.chunks, self.distance)
 
 
-def _align(candidate: Sequence[str], reference: Sequence[str]) -> tuple[tuple[int, int, float], ...]:
+def _align(candidate: Sequence[str], reference: Sequence[str]) -> list[tuple[int, int, float]]:
     """(candidate place, reference place, weight) of the words that are matched, in the candidate's order.
 
-    Each word is matched once at most: as many as can be, then in the fewest runs, then the nearest in place.
+    Each word is matched once at most: as many as can be, then in the fewest runs, then the nearest in place. Of a word
+    that the reference repeats more than eight times, only the eight nearest are looked at.
     """
     places: dict[str, list[int]] = {}
     for j, word in enumerate(reference):
         places.setdefault(_stem(word), []).append(j)
     options = [
-        [(j, _EXACT if word == reference[j] else _STEM) for j in places.get(_stem(word), ())] for word in candidate
+        [(j, _EXACT if word == reference[j] else _STEM) for j in _nearest(places.get(_stem(word), []), i)]
+        for i, word in enumerate(candidate)
     ]
     wanted = [0] * len(reference)
     for row in options:
@@ -329,7 +342,18 @@ def _align(candidate: Sequence[str], reference: Sequence[str]) -> tuple[tuple[in
         grown = [] if must else list(beam)
         grown += [path.with_pair(i, j, weight) for path in beam for j, weight in row if not path.used >> j & 1]
         beam = sorted(grown, key=_Alignment.rank)[:_BEAM]
-    return min(beam, key=_Alignment.rank).pairs
+    best = beam[0]
+    pairs = []
+    while best.before is not None:
+        pairs.append(best.pair)
+        best = best.before
+    return pairs[::-1]
+
+
+def _nearest(places: list[int], place: int) -> list[int]:
+    """The places, or the eight nearest to one."""
+    start = min(max(0, bisect_left(places, place) - _NEAR // 2), max(0, len(places) - _NEAR))
+    return places[start : start + _NEAR]
 
 
 def _stem(word: str) -> str:
