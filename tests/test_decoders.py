@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from showtell.decoding import SearchOptions, search  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import ModelConfig  # noqa: E402
-from showtell.learn.decoders import Decoder, build_decoder  # noqa: E402
+from showtell.learn.decoders import build_decoder  # noqa: E402
+from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.training import TorchStep, caption_loss  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.text import PAD, START, Vocabulary  # noqa: E402

@@ -23,9 +23,10 @@ from showtell.decoding import SearchOptions, search  # noqa: E402
 from showtell.errors import BackendError, TrainingError  # noqa: E402
 from showtell.learn import run  # noqa: E402
 from showtell.learn.config import ModelConfig, RunConfig  # noqa: E402
-from showtell.learn.decoders import Decoder, build_decoder  # noqa: E402
+from showtell.learn.decoders import build_decoder  # noqa: E402
 from showtell.learn.encoders import Encoder, build_encoder  # noqa: E402
 from showtell.learn.export import check_parity, export_bundle, halve  # noqa: E402
+from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.training import TorchStep  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from showtell.learn.cells import Cell, State
 from showtell.learn.config import ModelConfig
-from showtell.learn.decoders import Decoder, spread
+from showtell.learn.steps import Decoder, spread
 
 
 class GridAttention(nn.Module):

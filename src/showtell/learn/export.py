@@ -21,8 +21,8 @@ from showtell.bundle import Bundle, Manifest
 from showtell.captioner import Runtime
 from showtell.decoding import SearchOptions, search
 from showtell.errors import BackendError
-from showtell.learn.decoders import Decoder
 from showtell.learn.encoders import Encoder
+from showtell.learn.steps import Decoder
 from showtell.learn.training import TorchStep
 from showtell.text import START, Vocabulary
 

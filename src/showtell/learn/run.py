@@ -24,7 +24,7 @@ from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.cells import State
 from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
 from showtell.learn.config import RunConfig
-from showtell.learn.decoders import Decoder, VectorDecoder, build_decoder
+from showtell.learn.decoders import VectorDecoder, build_decoder
 from showtell.learn.embeddings import (
     Coverage,
     WordVectors,
@@ -37,6 +37,7 @@ from showtell.learn.encoders import Encoder, build_encoder
 from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
 from showtell.learn.progress import Progress, silent
+from showtell.learn.steps import Decoder
 from showtell.learn.training import (
     Loop,
     Source,

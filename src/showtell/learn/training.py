@@ -41,9 +41,9 @@ from showtell.learn import checkpoint
 from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.cells import State
 from showtell.learn.config import TrainConfig
-from showtell.learn.decoders import Decoder
 from showtell.learn.features import FeatureStore
 from showtell.learn.progress import Progress, silent
+from showtell.learn.steps import Decoder
 from showtell.metrics import score
 from showtell.records import Example
 from showtell.text import PAD, Vocabulary, join_words, tokenise

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from showtell.learn.cells import State
 from showtell.learn.config import ModelConfig
-from showtell.learn.decoders import Decoder, Forced
+from showtell.learn.steps import Decoder, Forced
 from showtell.text import PAD
 
 _WIDER = 4  # how much wider than H the layer between is
