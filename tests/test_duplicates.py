@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import fields
