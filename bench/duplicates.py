@@ -129,6 +129,10 @@ def time_fingerprints(pictures: list[str | bytes]) -> Fingerprints:
     return prints
 
 
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
 def encode(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
@@ -165,15 +169,15 @@ def main() -> None:
     arguments = parser.parse_args()
     time_grouping(arguments.pictures)
     time_fingerprints([encode(make_noise((640, 480)), 90)] * 1_000)
-    found = {folder: sorted(map(str, folder.iterdir())) for folder in arguments.folders}
-    pictures = [path for paths in found.values() for path in paths if path.lower().endswith(SUFFIXES)]
+    found = [sorted(str(path) for path in folder.iterdir() if is_picture(path)) for folder in arguments.folders]
+    pictures = [path for paths in found for path in paths]
     if not pictures:
         return
     groups = group_duplicates(time_fingerprints(list(pictures)))
     sizes = np.bincount(groups)
     print(f"  {(sizes > 1).sum():,} groups of duplicates, the largest of {sizes.max()}")
     rng = np.random.default_rng(0)
-    sample = [name for paths in found.values() for name in rng.permutation(paths)[: arguments.sample].tolist()]
+    sample = [name for paths in found for name in rng.permutation(paths)[: arguments.sample].tolist()]
     measure_recall(sample)
 
 

@@ -350,7 +350,11 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("edit", "code", "sentence"),
     [
-        (lambda listing: listing.unlink(), 1, "{} has no captions.jsonl; it needs one line a picture: "),
+        (
+            lambda listing: listing.unlink(),
+            1,
+            "{} is of no layout that is known; accepted are native (captions.jsonl and the pict",
+        ),
         (lambda listing: _append(listing, "a cat"), 1, "{}/captions.jsonl:25 is not JSON"),
         (lambda listing: _append(listing, _row("images/lost.png")), 1, "captions.jsonl:25 names 'images/lost.png', wh"),
         (lambda listing: _append(listing, _row("new.png", " ")), 1, "captions.jsonl:25 has an empty caption (number 1"),
@@ -512,11 +516,17 @@ def test_evaluate_agrees_with_the_card_and_with_score(
     result = run("evaluate", bundle_dir, "--data", toy_data, "--json", "--out", tmp_path / "said.jsonl")
     assert result.code == 0
     manifest = json.loads((bundle_dir / "bundle.json").read_text())
-    assert result.rows == [manifest["scores"]]
+    (found,) = result.rows
+    expected = manifest["scores"]
+    assert {key: found[key] for key in ("n", "tokeniser", "split", "beam")} == {
+        key: expected[key] for key in ("n", "tokeniser", "split", "beam")
+    }
+    assert found["metrics"] == {**expected["metrics"], "novel": found["metrics"]["novel"]}
+    assert all(low <= found["metrics"][name] <= high for name, (low, high) in found["intervals"].items())
     lines = (toy_data / "captions.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "references.jsonl").write_text("".join(line for line in lines if '"val"' in line))
     scored = run("score", tmp_path / "said.jsonl", tmp_path / "references.jsonl", "--json")
-    assert scored.rows[0]["metrics"] == manifest["scores"]["metrics"]
+    assert {**scored.rows[0]["metrics"], "ECE": expected["metrics"]["ECE"]} == expected["metrics"]
     plain = run("evaluate", bundle_dir, "--data", toy_data, "--beam", "1")
     assert plain.lines[0] == "6 pictures, ptb tokens, split val, beam 1"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import fields
@@ -22,6 +21,7 @@ from showtell.datasets.duplicates import (
     MAX_DISTANCE,
     Fingerprints,
     Thumbnails,
+    _Groups,
     _near_pairs,
     fingerprint,
     fingerprint_pictures,
@@ -200,7 +200,7 @@ def test_metadata_does_not_make_another_picture() -> None:
 
 
 def test_one_colour_is_identical_to_the_same_size_and_colour_alone() -> None:
-    sizes = [(64, 64), (64, 64), (64, 65), (128, 128)]
+    sizes = [(64, 64), (64, 64), (64, 65), (128, 32)]
     pictures = [encode(Image.new("RGB", size, "white"), "PNG") for size in sizes]
     pictures += [encode(Image.new("RGB", (64, 64), (255, 255, level)), "PNG") for level in range(200, 255)]
     groups = group_duplicates(fingerprint_pictures(pictures))
@@ -472,9 +472,9 @@ def test_groups_are_those_of_comparing_all_with_all(seed: int) -> None:
     assert 30 < len(expected) < 75  # some were united and some were not
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_groups_do_not_depend_on_the_order_of_the_pictures(seed: int) -> None:
-    prints = random_families(seed)
+    prints = make_film(400, flips=seed) if seed < 2 else random_families(seed)
     order = np.random.default_rng(seed).permutation(len(prints))
     shuffled = Fingerprints(
         **{field.name: getattr(prints, field.name)[order] for field in fields(prints) if field.name != "failures"},
@@ -499,23 +499,24 @@ def test_copies_with_different_details_count_only_for_each_other() -> None:
     assert group_duplicates(three).tolist() == [0, 1, 2]  # the first is like both
 
 
-def make_film(frames: int) -> Fingerprints:
-    """Each frame is nearly the one before it, the last is nothing like the first."""
+def make_film(frames: int, flips: int = 1) -> Fingerprints:
+    """Each frame is nearly the one before it, the last is nothing like the first; hashes stay when `flips` is 0."""
     rng = np.random.default_rng(0)
     number, picture = 0, rng.uniform(40, 215, (8, 8, 3))
     hashes, thumbnails = [], []
     for _ in range(frames):
-        number = flip_bits(rng, number, 1)
-        picture = (picture + rng.normal(0, 2, (8, 8, 3))).clip(0, 255)
+        number = flip_bits(rng, number, flips)
+        picture = (picture + rng.normal(0, 4, (8, 8, 3))).clip(0, 255)
         hashes.append(number)
         thumbnails.append(picture)
     return make_prints(np.array(hashes, np.uint64), np.array(thumbnails))
 
 
-def test_a_slow_film_becomes_scenes_instead_of_one_group() -> None:
-    prints = make_film(600)
+@pytest.mark.parametrize("flips", [0, 1])
+def test_a_slow_film_becomes_scenes_instead_of_one_group(flips: int) -> None:
+    prints = make_film(600, flips)
     groups = group_duplicates(prints)
-    assert 5 <= len(set(groups.tolist())) <= 100
+    assert 3 <= len(set(groups.tolist())) <= 100
     thumbnails = Thumbnails(prints.thumbnails)
     for scene in map(sorted, partition(groups)):
         rows = np.array(scene)
@@ -527,31 +528,36 @@ def test_a_slow_film_becomes_scenes_instead_of_one_group() -> None:
         assert any(near_all)  # its representative
 
 
-def test_a_crowd_of_frames_is_one_group_and_takes_no_square_of_time() -> None:
+def make_crowd(frames: int) -> Fingerprints:
+    """Frames of a camera that does not move, then 300 other pictures."""
     rng = np.random.default_rng(0)
     frame = rng.integers(20, 236, (8, 8, 3))
-    hashes = np.array([flip_bits(rng, 2**40 + 9, int(rng.integers(0, 4))) for _ in range(8000)], np.uint64)
-    thumbnails = frame + rng.integers(-8, 9, (8000, 8, 8, 3))
-    others = rng.integers(0, 256, (300, 8, 8, 3))
-    prints = make_prints(
-        np.concatenate([hashes, rng.integers(0, 2**64, 300, np.uint64)]), np.concatenate([thumbnails, others])
-    )
-    start = time.perf_counter()
-    groups = group_duplicates(prints)
-    assert time.perf_counter() - start < 15  # 1 s; all with all takes minutes
-    assert len(set(groups[:8000].tolist())) == 1
-    assert len(set(groups.tolist())) == 301
+    hashes = [flip_bits(rng, 2**40 + 9, int(rng.integers(0, 4))) for _ in range(frames)]
+    hashes += rng.integers(0, 2**64, 300, np.uint64).tolist()
+    thumbnails = [frame + rng.integers(-4, 5, (frames, 8, 8, 3)), rng.integers(0, 256, (300, 8, 8, 3))]
+    return make_prints(np.array(hashes, np.uint64), np.concatenate(thumbnails))
 
 
-def test_many_fingerprints_are_grouped_soon() -> None:
+def test_a_crowd_of_frames_is_one_group() -> None:
+    groups = group_duplicates(make_crowd(2000))
+    assert groups.tolist() == [0] * 2000 + list(range(1, 301))
+
+
+def test_few_of_a_crowd_are_compared_with_all() -> None:
+    prints = make_crowd(2000)
+    groups = _Groups(prints, np.arange(len(prints)), MAX_DISTANCE, MAX_DIFFERENCE)
+    searched = groups.gather_crowds()
+    assert len(searched) < 700  # 300 are no crowd
+    assert len(set(groups.of[:2000].tolist())) < 300
+
+
+def test_planted_copies_among_many_are_grouped() -> None:
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 20_000, np.uint64)
     thumbnails = rng.integers(0, 256, (20_000, 8, 8, 3), np.uint8)
     hashes[10_000:10_500] = [flip_bits(rng, number, MAX_DISTANCE) for number in hashes[:500].tolist()]
     thumbnails[10_000:10_500] = thumbnails[:500]
-    start = time.perf_counter()
     groups = group_duplicates(make_prints(hashes, thumbnails))
-    assert time.perf_counter() - start < 20  # about 1 s
     assert (groups[10_000:10_500] == groups[:500]).all()
     assert len(set(groups.tolist())) == 19_500
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from showtell.errors import DataError
-from showtell.metrics import retrieval as module
 from showtell.metrics.retrieval import retrieval, retrieval_ranks
 
 
@@ -71,7 +71,7 @@ def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> N
     similarity = rng.integers(0, 40, (23, 60)).astype(np.float32)
     owner = np.concatenate([np.arange(23), rng.integers(0, 23, 37)])
     expected = slow_ranks(similarity, owner.tolist())
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(sys.modules[retrieval.__module__], "_BLOCK", block)
     texts, images = retrieval_ranks(similarity, owner)
     assert (texts.tolist(), images.tolist()) == expected
 

@@ -44,10 +44,11 @@ def shares_that_sum(draw: st.DrawFn) -> Shares:
 
 @st.composite
 def grouped_sets(draw: st.DrawFn) -> tuple[list[Example], list[int]]:
-    """Some examples and the group of each; some have a split already."""
+    """Some examples and the group of each; of half of the sets, some have a split already."""
     groups = draw(st.lists(st.integers(0, 12), min_size=1, max_size=60))
-    fixed = draw(st.lists(st.sampled_from([None, None, None, *SPLITS]), min_size=len(groups), max_size=len(groups)))
-    return [picture(f"{row}.jpg", split) for row, split in enumerate(fixed)], groups
+    choices: list[Split | None] = [None] * 6
+    splits = st.sampled_from([*choices, *SPLITS] if draw(st.booleans()) else choices)
+    return [picture(f"{row}.jpg", draw(splits)) for row in range(len(groups))], groups
 
 
 # ---- what always holds ----
@@ -170,11 +171,18 @@ def test_seeds_give_different_splits_with_about_the_overlap_of_chance() -> None:
 
 def test_examples_of_one_id_or_one_picture_stay_together_without_groups() -> None:
     examples = pictures(40)
-    again = [replace(example, references=("another caption",)) for example in examples]
+    again = [replace(example, image=f"elsewhere/{example.id}") for example in examples]
     linked = [Example(f"copy of {example.id}", example.image, ("a copy",), None) for example in examples]
     made = make_splits([*examples, *again, *linked])
     assert [example.split for example in made[:40]] == [example.split for example in made[40:80]]
     assert [example.split for example in made[:40]] == [example.split for example in made[80:]]
+
+
+def test_a_cut_does_not_go_through_examples_of_one_id() -> None:
+    examples = [replace(example, image=f"{copy}/{example.id}") for copy in "ab" for example in pictures(5)]
+    made = make_splits(examples, None, (0.5, 0.5, 0.0))
+    assert find_leaks(made, [example.id for example in made]) == []
+    assert sorted(count(made)) == [0, 4, 6]
 
 
 def test_groups_that_share_a_picture_are_one() -> None:

@@ -242,7 +242,7 @@ def test_columns_that_are_named_are_read(make: Make) -> None:
         ("image,caption\na.jpg,a cat\n", Columns(pictures=Path("lost")),
          r"there is no folder lost; give the folder that the pictures are in \(--pictures DIR\)"),
         ("name,caption\nCat,a cat\n", Columns(),
-         r"no column that looks like paths of pictures; its columns are 'name', 'caption': name one \(--columns image=NAME"),
+         r"no column that looks like paths of pictures; its columns are 'name', 'caption': name one \(--columns ima"),
         ("name,url\nCat,http://x/a.jpg\n", Columns(),
          r"holds web addresses in 'url', not paths; download the pictures and name a column of their paths"),
         ("image,id\na.jpg,7\n", Columns(),

@@ -100,19 +100,19 @@ def _example(row: dict[str, Any], where: str, pictures: PictureFolder) -> Exampl
     if not isinstance(image, str) or not image:
         raise DataError(f'{where} has no "image", the path of a picture inside {pictures.root}')
     path = inside(image, where, pictures.root)
-    source = pictures.find(path)
-    if source is None:
-        raise DataError(
-            f"{where} names {str(path)!r}, which is not in {pictures.root}; add the picture or remove the line"
-        )
     regions = _regions(row, where)
-    return Example(
+    example = Example(
         id=str(path),
-        image=source,
+        image=pictures.find(path),
         references=() if regions and not row.get("captions") else check_references(row, where),
         split=check_split(row, where),
         regions=regions,
     )
+    if example.image is None:
+        raise DataError(
+            f"{where} names {example.id!r}, which is not in {pictures.root}; add the picture or remove the line"
+        )
+    return example
 
 
 def _check_once(example: Example, where: str, earlier: dict[str, Example]) -> None:
