@@ -341,7 +341,8 @@ def _best(leaves: list[_Leaf], links: list[_Link], options: SearchOptions) -> It
     for leaf in ranked[: options.top]:
         token_logprobs, alpha_TL = _trace(leaf, links)
         ended = leaf.end_logprob is not None
-        yield Hypothesis(leaf.tokens, leaf.logprob, token_logprobs, leaf.end_logprob, ended, _score(leaf, options), alpha_TL)
+        score = _score(leaf, options)
+        yield Hypothesis(leaf.tokens, leaf.logprob, token_logprobs, leaf.end_logprob, ended, score, alpha_TL)
 
 
 def _trace(leaf: _Leaf, links: list[_Link]) -> tuple[tuple[float, ...], NDArray[Any] | None]:
