@@ -23,6 +23,7 @@ from showtell.cli.sources import (
 )
 
 if TYPE_CHECKING:
+    from showtell.metrics.java import JavaMetric
     from showtell.records import Scores
 
 app = typer.Typer(
@@ -38,6 +39,9 @@ app.add_typer(data_commands.app)
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: an embedded one's name, a directory or a zip.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Meteor = Annotated[bool, typer.Option("--meteor", help="METEOR too; needs Java and 'showtell[metrics]'.")]
+Spice = Annotated[bool, typer.Option("--spice", help="SPICE too; needs Java, and takes minutes.")]
+Resamples = Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")]
 Beam = Annotated[int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")]
 
 _FEW = 4  # pictures for which a quick start matters more than the speed of each
@@ -182,7 +186,9 @@ def evaluate(
     split_seed: SplitSeed = 1,
     beam: Beam = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
-    resamples: Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")] = 1000,
+    meteor: Meteor = False,
+    spice: Spice = False,
+    resamples: Resamples = 1000,
     as_json: Json = False,
 ) -> None:
     """Caption the pictures of a split and score the captions.
@@ -199,7 +205,9 @@ def evaluate(
     with reporting() as report:
         examples = read_sources(Sources(data, layout, pictures, columns, shares, split_seed), report)
         known = [text for example in examples if example.split == "train" for text in example.references]
-        scoring = ScoreOptions(known=known if split != "train" and known else None, resamples=resamples)
+        scoring = ScoreOptions(
+            known=known if split != "train" and known else None, java=_java(meteor, spice), resamples=resamples
+        )
         found = run_evaluation(captioner, examples, split, options=options, scoring=scoring, progress=report)
     _print_scores(found.scores, as_json)
     if out is not None:
@@ -229,9 +237,9 @@ def score(
     objects: Annotated[
         Path | None, typer.Option("--objects", help="COCO instances of the pictures, for hallucinated objects (CHAIR).")
     ] = None,
-    meteor: Annotated[bool, typer.Option("--meteor", help="METEOR too; needs Java and 'showtell[metrics]'.")] = False,
-    spice: Annotated[bool, typer.Option("--spice", help="SPICE too; needs Java, and takes minutes.")] = False,
-    resamples: Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")] = 1000,
+    meteor: Meteor = False,
+    spice: Spice = False,
+    resamples: Resamples = 1000,
     as_json: Json = False,
 ) -> None:
     """Score captions against references as the COCO evaluation does; Java is for METEOR and SPICE alone.
@@ -240,10 +248,7 @@ def score(
     """
     from showtell.metrics import ScoreOptions, compare_systems, read_candidates, read_references
     from showtell.metrics import score as run_score
-    from showtell.metrics.java import JavaMetric
 
-    wanted: dict[JavaMetric, bool] = {"METEOR": meteor, "SPICE": spice}
-    java = tuple(metric for metric, asked in wanted.items() if asked)
     known = None
     if train is not None:
         known = [caption for group in read_references(train, split="train").values() for caption in group]
@@ -252,16 +257,15 @@ def score(
         from showtell.datasets.regions import read_objects
 
         objects_of = read_objects(objects)
-    options = ScoreOptions(known=known, objects=objects_of, java=java, resamples=resamples)
+    options = ScoreOptions(known=known, objects=objects_of, java=_java(meteor, spice), resamples=resamples)
     ours, written = read_candidates(candidates), read_references(references, split=split)
     comparison = None
     if against is None:
         scores = run_score(ours, written, split=split, options=options)
     else:
         scores, comparison = compare_systems(ours, read_candidates(against), written, split=split, options=options)
-    for sentence in scores.missing:
-        print(f"showtell: {sentence}", file=sys.stderr)
     if as_json:
+        _tell_missing(scores)
         more = {"against": {name: one.to_json() for name, one in comparison.items()}} if comparison else {}
         print(json.dumps({**scores.to_json(), **more}))
         return
@@ -333,7 +337,18 @@ def _return_freed_memory() -> None:
         mallopt(-8, 1)  # M_ARENA_MAX
 
 
+def _java(meteor: bool, spice: bool) -> tuple[JavaMetric, ...]:
+    wanted: dict[JavaMetric, bool] = {"METEOR": meteor, "SPICE": spice}
+    return tuple(metric for metric, asked in wanted.items() if asked)
+
+
+def _tell_missing(scores: Scores) -> None:
+    for sentence in scores.missing:
+        print(f"showtell: {sentence}", file=sys.stderr)
+
+
 def _print_scores(scores: Scores, as_json: bool) -> None:
+    _tell_missing(scores)
     if as_json:
         print(json.dumps(scores.to_json()))
         return
