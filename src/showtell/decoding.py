@@ -2,8 +2,9 @@
 
 Beam search over a batch of pictures in numpy, the same for PyTorch and ONNX Runtime; `beam=1` is greedy.
 At each step a picture's hypotheses are extended by every token. Extensions by END among the K best leave as
-finished hypotheses; the K best extensions by words run on. A picture is done when K hypotheses have finished,
-when no word may follow, or at `max_length` words. Its rows then leave the batch.
+finished hypotheses; the K best extensions by words run on. A picture is done when K hypotheses have finished
+and none that runs on is better than the `top` best of them (as if its END came next, at no cost), when no word may
+follow, or at `max_length` words. Its rows then leave the batch.
 
 Source: n-gram blocking after Paulus et al. 2018; length penalty as Wu et al. 2016, but the plain form.
 """
