@@ -72,7 +72,7 @@ def test_values_are_read_and_the_rest_are_defaults(read: Any) -> None:
         ('[model]\nfit = "stretch"\n', r"fit = 'stretch' in .*run\.toml:2.*'squash', 'crop' or 'pad'"),
         (
             '[model]\nconditioning = "inject"\n',
-            r"conditioning = 'inject' in .*run\.toml:2.*'init', 'first', 'attention'",
+            r"conditioning = 'inject' in .*run\.toml:2.*'init', 'first', 'every', 'merge', 'att",
         ),
         ("[model]\nmean = [0.5, 0.5]\n", r"in .*run\.toml:2 is not accepted"),
         ('[model]\nmean = [0.5, "x", 0.5]\n', r"'x' in .*run\.toml:2 is not accepted"),

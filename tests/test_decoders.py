@@ -13,22 +13,47 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from showtell.decoding import SearchOptions, search  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import ModelConfig  # noqa: E402
-from showtell.learn.decoders import Decoder  # noqa: E402
+from showtell.learn.decoders import build_decoder  # noqa: E402
+from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.training import TorchStep, caption_loss  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.text import PAD, START, Vocabulary  # noqa: E402
 
-CONDITIONINGS = ("init", "first", "attention", "concepts")
+KINDS: dict[str, dict[str, Any]] = {
+    "init": {},
+    "init of two GRU layers": {"conditioning": "init", "cell": "gru", "layers": 2},
+    "init of three LSTM layers": {"conditioning": "init", "layers": 3},
+    "first": {},
+    "first, tied words": {"conditioning": "first", "tie_words": True},
+    "every": {},
+    "every, GRU": {"conditioning": "every", "cell": "gru"},
+    "merge": {},
+    "concepts": {},
+    "concepts, GRU": {"conditioning": "concepts", "cell": "gru"},
+    "attention": {},
+    "attention of two GRU layers, tied words": {
+        "conditioning": "attention",
+        "cell": "gru",
+        "layers": 2,
+        "tie_words": True,
+    },
+    "adaptive": {},
+    "adaptive of two layers": {"conditioning": "adaptive", "layers": 2},
+    "topdown": {},
+    "topdown, GRU": {"conditioning": "topdown", "cell": "gru"},
+    "transformer": {"conditioning": "attention", "cell": "transformer", "layers": 2, "heads": 2},
+}
 B, L, D, V, H, C = 3, 4, 6, 11, 8, 5
 
 
-def build(conditioning: str, seed: int = 0, size: int = V, **changes: Any) -> Decoder:
+def model(kind: str, **changes: Any) -> ModelConfig:
+    return ModelConfig(**{"conditioning": kind, **KINDS[kind], **changes})
+
+
+def build(kind: str, seed: int = 0, size: int = V, **changes: Any) -> Any:
     torch.manual_seed(seed)
-    config = ModelConfig(
-        conditioning=conditioning,  # type: ignore[arg-type]
-        **{"embedding": 7, "hidden": H, "attention": 5, "dropout": 0.4, **changes},
-    )
-    decoder = Decoder(config, width=D, vocabulary_size=size, concepts=C)
+    config = model(kind, **{"embedding": 7, "hidden": H, "attention": 5, "dropout": 0.4, **changes})
+    decoder = build_decoder(config, width=D, vocabulary_size=size, concepts=C)
     with torch.no_grad():  # attention that is far from even
         for parameter in decoder.parameters():
             parameter.mul_(3)
@@ -53,35 +78,49 @@ def parts(state: dict[str, Any], rows: Any) -> dict[str, Any]:
     return {name: value[rows] for name, value in state.items()}
 
 
-@pytest.fixture(params=CONDITIONINGS)
+@pytest.fixture(params=KINDS)
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     return build(request.param)
 
 
 def test_shapes(decoder: Decoder) -> None:
     memory, state = decoder.start(features())
-    assert {name: tuple(value.shape) for name, value in state.items()} == {"hidden": (B, H), "cell": (B, H)}
-    expected = {"attention": {"keys": (B, L, 5), "values": (B, L, 5)}, "concepts": {"context": (B, 7)}}
-    conditioning = decoder.config.conditioning
-    assert {name: tuple(value.shape) for name, value in memory.items()} == expected.get(conditioning, {})
+    assert all(value.shape[0] == B for value in (*memory.values(), *state.values()))
     step = decoder.step(torch.full((B,), START), memory, state)
     assert step.logits_NV.shape == (B, V)
-    assert {name: value.shape for name, value in step.state.items()} == {n: v.shape for n, v in state.items()}
-    if conditioning == "attention":
-        assert decoder.attends
+    assert list(step.state) == list(state)
+    for name, value in state.items():
+        grown = (B, value.shape[1] + 1, value.shape[2]) if name in decoder.growing else value.shape
+        assert step.state[name].shape == grown
+    tokens, rows = captions()
+    forced = decoder(memory, state, tokens, rows)
+    assert forced.logits_MV.shape == (int((tokens != PAD).sum()), V)
+    if decoder.attends:
         assert step.alpha_NL.shape == (B, L)
-        np.testing.assert_allclose(step.alpha_NL.sum(1).detach(), 1, atol=1e-6)
-        assert step.alpha_NL.std(1).min() > 1e-3
+        assert forced.alpha_NTL.shape == (*tokens.shape, L)
+        for alpha in (step.alpha_NL, forced.alpha_NTL):
+            np.testing.assert_allclose(alpha.sum(-1).detach(), 1, atol=1e-6)
+            assert alpha.std(-1).min() > 1e-3
     else:
         assert step.alpha_NL is None
-    tokens, rows = captions()
-    assert decoder(memory, state, tokens, rows).shape == (int((tokens != PAD).sum()), V)
+        assert forced.alpha_NTL is None
+
+
+def test_the_state_of_recurrent_cells_has_plain_names() -> None:
+    expected = {
+        "init": ["hidden", "cell"],
+        "init of two GRU layers": ["hidden", "hidden2"],
+        "init of three LSTM layers": ["hidden", "cell", "hidden2", "cell2", "hidden3", "cell3"],
+        "topdown": ["looking_hidden", "looking_cell", "speaking_hidden", "speaking_cell"],
+        "transformer": ["past"],
+    }
+    assert {kind: list(build(kind).start(features())[1]) for kind in expected} == expected
 
 
 def test_steps_say_what_teacher_forcing_says(decoder: Decoder) -> None:
     tokens, rows = captions()
     memory, state = decoder.start(features())
-    forced = decoder(memory, state, tokens, rows)
+    forced = decoder(memory, state, tokens, rows).logits_MV
     memory, state = parts(memory, rows), parts(state, rows)
     stepped = []
     for tokens_N in tokens.unbind(1):
@@ -89,23 +128,23 @@ def test_steps_say_what_teacher_forcing_says(decoder: Decoder) -> None:
         state = step.state
         stepped.append(step.logits_NV)
     torch.testing.assert_close(torch.stack(stepped, 1)[tokens != PAD], forced, rtol=1e-4, atol=1e-5)
-    assert forced.std(0).min() > 1e-3  # places differ
+    assert forced[:, PAD + 1 :].std(0).min() > 1e-3  # places differ (a tied PAD is zero)
 
 
 def test_a_batch_says_what_each_picture_alone_says(decoder: Decoder) -> None:
     tokens, rows = captions()
-    together = decoder(*decoder.start(features()), tokens, rows)
+    together = decoder(*decoder.start(features()), tokens, rows).logits_MV
     lengths = (tokens != PAD).sum(1).tolist()
     for row, part in enumerate(together.split(lengths)):
         alone = decoder(
             *decoder.start(features()[rows[row]][None]), tokens[row : row + 1, : lengths[row]], torch.tensor([0])
-        )
+        ).logits_MV
         torch.testing.assert_close(part, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_the_picture_matters(decoder: Decoder) -> None:
     tokens, rows = captions()
-    one, other = (decoder(*decoder.start(features(seed=seed)), tokens, rows) for seed in (0, 1))
+    one, other = (decoder(*decoder.start(features(seed=seed)), tokens, rows).logits_MV for seed in (0, 1))
     assert (one - other).abs().max() > 1e-2
 
 
@@ -132,7 +171,7 @@ def test_padding_does_not_move_the_loss(decoder: Decoder, smoothing: float) -> N
     assert results[0][1] == results[1][1] == 3 + 1 + 2 + 4 + 2 + 5  # words and an END each
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-4, atol=1e-6)
-    assert decoder.words.weight.grad[PAD].abs().max() == 0
+    assert decoder.config.tie_words or decoder.words.weight.grad[PAD].abs().max() == 0
 
 
 def test_the_loss_is_the_mean_negative_log_probability(decoder: Decoder) -> None:
@@ -173,7 +212,10 @@ def test_a_weight_of_two_is_the_caption_twice(decoder: Decoder) -> None:
 def test_hypotheses_of_a_picture_share_its_memory(decoder: Decoder, K: int) -> None:
     memory, state = decoder.start(features())
     rows = torch.arange(B).repeat_interleave(K)
-    state = {name: value[rows] + torch.randn(B * K, H) for name, value in state.items()}
+    if decoder.growing:  # it has to have a past
+        state = decoder.step(torch.full((B,), START), memory, state).state
+    state = {name: value[rows] for name, value in state.items()}
+    state = {name: value + torch.randn(value.shape) for name, value in state.items()}
     tokens_N = torch.randint(4, V, (B * K,), generator=torch.Generator().manual_seed(K))
     shared = decoder.step(tokens_N, memory, state)  # memory has B rows, the rest B * K
     copied = decoder.step(tokens_N, parts(memory, rows), state)
@@ -186,18 +228,18 @@ def test_hypotheses_of_a_picture_share_its_memory(decoder: Decoder, K: int) -> N
 
 def test_nothing_is_kept_between_calls(decoder: Decoder) -> None:
     tokens, rows = captions()
-    before = decoder(*decoder.start(features()), tokens, rows)
+    before = decoder(*decoder.start(features()), tokens, rows).logits_MV
     decoder.start(features(7, seed=5))
     decoder.step(torch.tensor([4]), *decoder.start(features(1, seed=2)))
-    assert torch.equal(decoder(*decoder.start(features()), tokens, rows), before)
+    assert torch.equal(decoder(*decoder.start(features()), tokens, rows).logits_MV, before)
 
 
 def test_dropout_acts_in_training_alone(decoder: Decoder) -> None:
     tokens, rows = captions()
     start = decoder.start(features())
-    assert torch.equal(decoder(*start, tokens, rows), decoder(*start, tokens, rows))
+    assert torch.equal(decoder(*start, tokens, rows).logits_MV, decoder(*start, tokens, rows).logits_MV)
     decoder.train()
-    assert not torch.equal(decoder(*start, tokens, rows), decoder(*start, tokens, rows))
+    assert not torch.equal(decoder(*start, tokens, rows).logits_MV, decoder(*start, tokens, rows).logits_MV)
 
 
 def test_concepts_begin_from_logits_as_from_pictures() -> None:
@@ -208,10 +250,10 @@ def test_concepts_begin_from_logits_as_from_pictures() -> None:
     torch.testing.assert_close(state, again_state)
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_gradients_are_finite_differences(conditioning: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_finite_differences(kind: str) -> None:
     """Of the loss by the features and by every parameter, in float64, dropout off."""
-    decoder = build(conditioning).double()
+    decoder = build(kind).double()
     _, batch = batch_of(decoder)
     batch = batch._replace(weights_N=batch.weights_N.double())
     inputs = features().double().requires_grad_(True)
@@ -222,8 +264,8 @@ def test_gradients_are_finite_differences(conditioning: str) -> None:
     loss().backward()
     rng = np.random.default_rng(0)
     tensors = {"features": inputs, **dict(decoder.named_parameters())}
-    if conditioning == "attention":
-        assert {"keys.weight", "query.weight", "values.weight", "gate.weight"} <= tensors.keys()
+    if kind == "attention":
+        assert {f"attention.{name}.weight" for name in ("keys", "query", "values")} <= tensors.keys()
     for name, tensor in tensors.items():
         assert tensor.grad is not None, name
         assert tensor.grad.isfinite().all()
@@ -244,8 +286,8 @@ def test_gradients_are_finite_differences(conditioning: str) -> None:
             )
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_one_batch_can_be_learned_by_heart(conditioning: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_batch_can_be_learned_by_heart(kind: str) -> None:
     texts = (
         "a red dog runs over the wet grass",
         "two small boats near a pier",
@@ -257,14 +299,17 @@ def test_one_batch_can_be_learned_by_heart(conditioning: str) -> None:
     batch = CaptionTable(examples, vocabulary, 20).batch(np.arange(4))
     pictures = features(4)
     torch.manual_seed(0)
-    config = ModelConfig(conditioning=conditioning, embedding=32, hidden=48, attention=32, dropout=0.0)  # type: ignore[arg-type]
-    decoder = Decoder(config, width=D, vocabulary_size=len(vocabulary), concepts=16)
-    optimiser = torch.optim.Adam(decoder.parameters(), lr=2e-2)
-    for _ in range(80):
+    config = model(kind, embedding=32, hidden=48, attention=32, dropout=0.0)
+    decoder = build_decoder(config, width=D, vocabulary_size=len(vocabulary), concepts=16)
+    optimiser = torch.optim.Adam(decoder.parameters(), lr=3e-3 if config.cell == "transformer" else 2e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, 200)
+    for _ in range(200):
         loss, _ = caption_loss(decoder, *decoder.start(pictures), batch, 0.0)
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimiser.step()
+        schedule.step()
     assert loss.item() < 0.05
     found = search(TorchStep(decoder), pictures.numpy(), SearchOptions(beam=3, block_ngrams=0))
     assert [" ".join(vocabulary.decode(best[0].tokens)) for best in found] == list(texts)

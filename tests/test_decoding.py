@@ -109,7 +109,9 @@ def naive(toy: Toy, seed: int, options: SearchOptions) -> list[tuple[tuple[int, 
         ends = [(row, -cost) for cost, row, token in extensions[: options.beam] if token == END]
         finished += [(running[row][0], total) for row, total in ends]
         grown = [((*running[row][0], token), -cost) for cost, row, token in extensions if token != END]
-        if len(finished) >= options.beam or not grown:
+        ranked = sorted((score((*one, True), options) for one in finished), reverse=True)
+        full = len(finished) >= options.beam
+        if not grown or (full and ranked[options.top - 1] >= grown[0][1] / (length + 2) ** options.length_penalty):
             ended_rows = {row for row, _ in ends}
             running = [one for row, one in enumerate(running) if row not in ended_rows]
             break

@@ -23,9 +23,10 @@ from showtell.decoding import SearchOptions, search  # noqa: E402
 from showtell.errors import BackendError, TrainingError  # noqa: E402
 from showtell.learn import run  # noqa: E402
 from showtell.learn.config import ModelConfig, RunConfig  # noqa: E402
-from showtell.learn.decoders import Decoder  # noqa: E402
+from showtell.learn.decoders import build_decoder  # noqa: E402
 from showtell.learn.encoders import Encoder, build_encoder  # noqa: E402
 from showtell.learn.export import check_parity, export_bundle, halve  # noqa: E402
+from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.training import TorchStep  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
 
@@ -33,27 +34,41 @@ Made = tuple[Encoder, Decoder, Bundle]
 OPTIONS = SearchOptions(beam=3)
 
 
-def build(conditioning: str) -> Made:
+KINDS: dict[str, dict[str, Any]] = {
+    "init": {},
+    "init of two GRU layers": {"conditioning": "init", "cell": "gru", "layers": 2},
+    "first": {},
+    "every": {},
+    "merge, tied words": {"conditioning": "merge", "tie_words": True},
+    "attention": {},
+    "adaptive": {},
+    "topdown": {},
+    "transformer": {"conditioning": "attention", "cell": "transformer", "layers": 2, "heads": 2},
+    "concepts": {},
+}
+
+
+def build(kind: str) -> Made:
     torch.manual_seed(4)
     config = ModelConfig(
         encoder="test_resnet",
         encoder_weights="random",
         image_size=64,
-        conditioning=conditioning,  # type: ignore[arg-type]
         embedding=16,
         hidden=24,
         attention=12,
+        **{"conditioning": kind, **KINDS[kind]},
     )
     encoder = build_encoder(config)
     vocabulary = Vocabulary(("<pad>", "<start>", "<end>", "<unk>", *(f"w{number}" for number in range(30))))
-    decoder = Decoder(config, width=encoder.width, vocabulary_size=len(vocabulary), concepts=20).eval()
+    decoder = build_decoder(config, width=encoder.width, vocabulary_size=len(vocabulary), concepts=20).eval()
     with torch.no_grad():  # sharp enough that captions differ
         for parameter in decoder.parameters():
-            parameter.mul_(3)
+            parameter.mul_(4 if kind == "concepts" else 3)
     return encoder, decoder, export_bundle(encoder, decoder, vocabulary, "tiny")
 
 
-@pytest.fixture(scope="module", params=["init", "first", "attention", "concepts"])
+@pytest.fixture(scope="module", params=KINDS)
 def made(request: pytest.FixtureRequest) -> Made:
     return build(request.param)
 

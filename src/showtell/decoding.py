@@ -2,8 +2,9 @@
 
 Beam search over a batch of pictures in numpy, the same for PyTorch and ONNX Runtime; `beam=1` is greedy.
 At each step a picture's hypotheses are extended by every token. Extensions by END among the K best leave as
-finished hypotheses; the K best extensions by words run on. A picture is done when K hypotheses have finished,
-when no word may follow, or at `max_length` words. Its rows then leave the batch.
+finished hypotheses; the K best extensions by words run on. A picture is done when K hypotheses have finished
+and none that runs on is better than the `top` best of them (as if its END came next, at no cost), when no word may
+follow, or at `max_length` words. Its rows then leave the batch.
 
 Source: n-gram blocking after Paulus et al. 2018; length penalty as Wu et al. 2016, but the plain form.
 """
@@ -285,10 +286,26 @@ def _split(
         leaf = _Leaf(tokens, row, float(ends.total_C[at]), float(ends.logprob_C[at]))
         leaves[beam.pictures_B[ends.picture_C[at]]].append(leaf)
     words = extensions.where(~is_end_C)
-    finished_B = np.array([len(leaves[picture]) for picture in beam.pictures_B.tolist()])
-    going_B = (finished_B < options.beam) & (np.bincount(words.picture_C, minlength=len(finished_B)) > 0)
+    count = len(beam.pictures_B)
+    best_B = np.full(count, -np.inf)  # of what runs on: as good as it could be if END came next, for nothing
+    np.maximum.at(best_B, words.picture_C, words.total_C / (beam.prefix_NT.shape[1] + 1) ** options.length_penalty)
+    found = [leaves[picture] for picture in beam.pictures_B.tolist()]
+    beaten_B = np.array([_bar(ended, options) for ended in found]) >= best_B
+    full_B = np.array([len(ended) >= options.beam for ended in found])
+    going_B = ~(full_B & beaten_B) & (np.bincount(words.picture_C, minlength=count) > 0)
     _leave(leaves, beam, np.repeat(~going_B, beam.width) & ~ended_N)
     return going_B, words.where((words.rank() < options.beam) & going_B[words.picture_C])
+
+
+def _bar(ended: list[_Leaf], options: SearchOptions) -> float:
+    """The score that a running hypothesis has to pass to be among the `top`."""
+    scores = sorted((_score(leaf, options) for leaf in ended), reverse=True)
+    return scores[options.top - 1] if len(scores) >= options.top else -np.inf
+
+
+def _score(leaf: _Leaf, options: SearchOptions) -> float:
+    length = len(leaf.tokens) + (leaf.end_logprob is not None)
+    return leaf.logprob / float(max(length, 1) ** options.length_penalty)
 
 
 def _leave(leaves: list[list[_Leaf]], beam: _Beam, mask_N: NDArray[np.bool_]) -> None:
@@ -321,14 +338,12 @@ def _advance(
 def _best(leaves: list[_Leaf], links: list[_Link], options: SearchOptions) -> Iterator[Hypothesis]:
     """The `top` best of a picture's hypotheses; equal scores in the order in which they stopped."""
 
-    def score(leaf: _Leaf) -> float:
-        length = len(leaf.tokens) + (leaf.end_logprob is not None)
-        return leaf.logprob / float(max(length, 1) ** options.length_penalty)
-
-    for leaf in sorted(leaves, key=lambda leaf: (leaf.end_logprob is None, -score(leaf)))[: options.top]:
+    ranked = sorted(leaves, key=lambda leaf: (leaf.end_logprob is None, -_score(leaf, options)))
+    for leaf in ranked[: options.top]:
         token_logprobs, alpha_TL = _trace(leaf, links)
         ended = leaf.end_logprob is not None
-        yield Hypothesis(leaf.tokens, leaf.logprob, token_logprobs, leaf.end_logprob, ended, score(leaf), alpha_TL)
+        score = _score(leaf, options)
+        yield Hypothesis(leaf.tokens, leaf.logprob, token_logprobs, leaf.end_logprob, ended, score, alpha_TL)
 
 
 def _trace(leaf: _Leaf, links: list[_Link]) -> tuple[tuple[float, ...], NDArray[Any] | None]:

@@ -32,8 +32,9 @@ class ModelConfig:
     """The network: an encoder by its timm name and a decoder that is conditioned on its features.
 
     `conditioning` says where the picture enters the decoder (Tanti et al. 2018): `init` sets the initial state, `first`
-    is the first input, `attention` looks at the grid before every word, `concepts` predicts content words and hands
-    their confidences to the decoder.
+    is the first input, `every` is part of each input, `merge` meets the cell's output, `attention`, `adaptive` and
+    `topdown` look at the grid at every word, `concepts` predicts content words and hands their confidences to the
+    decoder. The cell `transformer` looks at the grid with `attention`.
     """
 
     encoder: str = "mobilenetv2_100"
@@ -43,7 +44,11 @@ class ModelConfig:
     fit: Literal["squash", "crop", "pad"] = "squash"  # squash sees the whole picture; crop is timm's centre crop
     mean: Channels | None = None  # of RGB in 0..1; None: the encoder's own
     std: Channels | None = None
-    conditioning: Literal["init", "first", "attention", "concepts"] = "init"
+    conditioning: Literal["init", "first", "every", "merge", "attention", "adaptive", "topdown", "concepts"] = "init"
+    cell: Literal["lstm", "gru", "transformer"] = "lstm"
+    layers: Annotated[int, Field(ge=1, le=6)] = 1  # of the cell; up to 3, or of the Transformer up to 6
+    heads: Positive = 8  # of the Transformer's attention
+    tie_words: bool = False  # the output layer is the embedding once more
     embedding: Positive = 256  # numbers a word; word_vectors bring their own width, this one is not used then
     word_vectors: str = ""  # a file of pretrained ones: GloVe, word2vec or fastText; empty: learned from nothing
     tune_words: bool = True  # False: every word stays where word_vectors start it
@@ -51,6 +56,21 @@ class ModelConfig:
     attention: Positive = 256  # width of the attention's keys and queries
     dropout: Share = 0.5  # on word vectors and before the output layer
     half: bool = False  # store the bundle's weights as float16
+
+    def __post_init__(self) -> None:
+        for wrong, sentence in (
+            (self.cell == "transformer" and self.conditioning != "attention", "cell 'transformer' needs 'attention'"),
+            (self.cell != "lstm" and self.conditioning == "adaptive", "'adaptive' needs cell 'lstm'"),
+            (self.cell != "transformer" and self.layers > 3, "a recurrent cell has 1 to 3 layers"),
+            (self.conditioning == "topdown" and self.layers > 1, "'topdown' has two cells of one layer"),
+            (self.cell == "transformer" and self.hidden % self.heads > 0, "heads must divide hidden"),
+            (self.cell == "transformer" and self.hidden % 2 > 0, "hidden must be even for cell 'transformer'"),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"{sentence}; this model has conditioning {self.conditioning!r}, cell {self.cell!r}, "
+                    f"layers {self.layers}, hidden {self.hidden}, heads {self.heads}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

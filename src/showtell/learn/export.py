@@ -21,8 +21,8 @@ from showtell.bundle import Bundle, Manifest
 from showtell.captioner import Runtime
 from showtell.decoding import SearchOptions, search
 from showtell.errors import BackendError
-from showtell.learn.decoders import Decoder
 from showtell.learn.encoders import Encoder
+from showtell.learn.steps import Decoder
 from showtell.learn.training import TorchStep
 from showtell.text import START, Vocabulary
 
@@ -55,7 +55,9 @@ def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, na
     with torch.no_grad():
         features = encoder(pixels)
         memory, state = decoder.start(features)
-    memory_names, state_names = tuple(memory), tuple(state)
+        memory_names, state_names = tuple(memory), tuple(state)
+        for _ in range(3 if decoder.growing else 0):  # a past that is not empty
+            state = decoder.step(torch.full((2,), START), memory, state).state
     batch: Any = torch.export.Dim("pictures")
     rows: Any = torch.export.Dim.DYNAMIC  # hypotheses: a multiple of the pictures, which a named Dim cannot say
     step_inputs = (
@@ -76,7 +78,12 @@ def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, na
                 ["tokens", *memory_names, *state_names],
                 ["logprobs", *next_names, *(["alpha"] if decoder.attends else [])],
             ),
-            ({0: rows}, tuple({0: rows} for _ in step_inputs[1:])),
+            (
+                {0: rows},
+                tuple(
+                    {0: rows} | ({1: rows} if name in decoder.growing else {}) for name in (*memory_names, *state_names)
+                ),
+            ),
         ),
     ):
         model = _export(module.eval(), inputs, *names, shapes)

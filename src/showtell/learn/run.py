@@ -21,9 +21,10 @@ from showtell.evaluation import evaluate
 from showtell.images import read_pixels
 from showtell.learn import checkpoint
 from showtell.learn.batches import Batch, CaptionTable
+from showtell.learn.cells import State
 from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
 from showtell.learn.config import RunConfig
-from showtell.learn.decoders import Decoder, State
+from showtell.learn.decoders import VectorDecoder, build_decoder
 from showtell.learn.embeddings import (
     Coverage,
     WordVectors,
@@ -36,6 +37,7 @@ from showtell.learn.encoders import Encoder, build_encoder
 from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
 from showtell.learn.progress import Progress, silent
+from showtell.learn.steps import Decoder
 from showtell.learn.training import (
     Loop,
     Source,
@@ -229,7 +231,7 @@ def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Seque
         raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
     decoder = _build_decoder(run, encoder.width)
     table = CaptionTable(readable[0], run.vocabulary, config.train.max_words)
-    if run.concepts:
+    if isinstance(decoder, VectorDecoder) and run.concepts:
         sources = _concept_sources(run, decoder, store, readable[0], rows_train)
     else:
         sources = [Source(table, store_start(decoder, store, rows_train), [example.id for example in readable[0]])]
@@ -261,7 +263,7 @@ def _build_decoder(run: Run, width: int) -> Decoder:
     config, vectors = run.config, run.vectors
     torch.manual_seed(config.train.seed)
     model = config.model if vectors is None else replace(config.model, embedding=vectors.width)
-    decoder = Decoder(model, width=width, vocabulary_size=len(run.vocabulary), concepts=len(run.concepts))
+    decoder = build_decoder(model, width=width, vocabulary_size=len(run.vocabulary), concepts=len(run.concepts))
     if vectors is not None:
         embedding_VE = initial_embedding(run.vocabulary, vectors, config.train.seed)
         decoder.load_words(torch.from_numpy(embedding_VE), tune=config.model.tune_words)
@@ -276,7 +278,7 @@ def _digest(examples: Sequence[Example]) -> str:
 
 
 def _concept_sources(
-    run: Run, decoder: Decoder, store: FeatureStore, paired: Sequence[Example], rows: NDArray[np.int64]
+    run: Run, decoder: VectorDecoder, store: FeatureStore, paired: Sequence[Example], rows: NDArray[np.int64]
 ) -> list[Source]:
     """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
     config = run.config
@@ -298,7 +300,7 @@ def _concept_sources(
     return sources
 
 
-def _start_from(decoder: Decoder, heads: Heads) -> StartBatch:
+def _start_from(decoder: VectorDecoder, heads: Heads) -> StartBatch:
     return lambda batch: decoder.start_from_concepts(torch.from_numpy(heads.honest_NC[batch.items_B]))
 
 
@@ -307,7 +309,7 @@ def _one_each(examples: Sequence[Example]) -> list[Example]:
     return [replace(example, references=(text,)) for example in examples for text in example.references]
 
 
-def _text_source(run: Run, decoder: Decoder, imitation: Imitation) -> Source:
+def _text_source(run: Run, decoder: VectorDecoder, imitation: Imitation) -> Source:
     examples = _one_each(run.text)
     table = CaptionTable(examples, run.vocabulary, run.config.train.max_words)
     concept_of = np.full(len(run.vocabulary), -1)
@@ -374,7 +376,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     progress("exporting", 0, 3)
     encoder = _kept_encoder(directory, config)
     concepts = len(best["head.bias"]) if "head.bias" in best else 0
-    decoder = Decoder(config.model, width=encoder.width, vocabulary_size=len(vocabulary), concepts=concepts)
+    decoder = build_decoder(config.model, width=encoder.width, vocabulary_size=len(vocabulary), concepts=concepts)
     decoder.load_state_dict(best)
     bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)
     progress("comparing with PyTorch", 1, 3)

@@ -39,10 +39,11 @@ from showtell.decoding import Arrays, SearchOptions, StepOutput, search
 from showtell.errors import ConfigError, TrainingError
 from showtell.learn import checkpoint
 from showtell.learn.batches import Batch, CaptionTable
+from showtell.learn.cells import State
 from showtell.learn.config import TrainConfig
-from showtell.learn.decoders import Decoder, State
 from showtell.learn.features import FeatureStore
 from showtell.learn.progress import Progress, silent
+from showtell.learn.steps import Decoder
 from showtell.metrics import score
 from showtell.records import Example
 from showtell.text import PAD, Vocabulary, join_words, tokenise
@@ -222,7 +223,7 @@ def caption_loss(
     decoder: Decoder, memory: State, state: State, batch: Batch, label_smoothing: float
 ) -> tuple[Tensor, float]:
     """(mean cross-entropy of a token in nats, number of tokens), each caption counted by its weight."""
-    logits_MV = decoder(memory, state, batch.tokens_NT[:, :-1], batch.rows_N)
+    logits_MV = decoder(memory, state, batch.tokens_NT[:, :-1], batch.rows_N).logits_MV
     inputs, targets = batch.tokens_NT[:, :-1], batch.tokens_NT[:, 1:]
     weights_M = batch.weights_N[:, None].expand_as(targets)[inputs != PAD]
     targets_M = targets[inputs != PAD]

@@ -12,6 +12,8 @@ def write_card(bundle: Bundle) -> str:
     manifest = bundle.manifest
     model, training = manifest.config["model"], manifest.training
     scores: dict[str, Any] = manifest.scores
+    layers = f"{model['layers']} × " if model.get("layers", 1) > 1 else ""
+    cell = layers + {"lstm": "LSTM", "gru": "GRU", "transformer": "Transformer"}[model.get("cell", "lstm")]
     millions = sum(array.size for array in bundle.weights.values()) / 1e6
     lines = [
         f"# {manifest.name}",
@@ -21,7 +23,7 @@ def write_card(bundle: Bundle) -> str:
         "| what | value |",
         "|---|---|",
         f"| encoder | {manifest.encoder}, {manifest.preprocessing.size} px, {manifest.preprocessing.fit} |",
-        f"| decoder | LSTM {model['hidden']}, conditioning `{model['conditioning']}`, {len(bundle.vocabulary)} words |",
+        f"| decoder | {cell} {model['hidden']}, conditioning `{model['conditioning']}`, {len(bundle.vocabulary)} words |",
         f"| weights | {millions:.1f} million, {_weights_type(bundle)} |",
         f"| search | {', '.join(f'{key} {value}' for key, value in manifest.search.items())} |",
         f"| made by | showtell {manifest.package}, settings in `bundle.json` |",
