@@ -14,6 +14,7 @@ def write_card(bundle: Bundle) -> str:
     scores: dict[str, Any] = manifest.scores
     layers = f"{model['layers']} × " if model.get("layers", 1) > 1 else ""
     cell = layers + {"lstm": "LSTM", "gru": "GRU", "transformer": "Transformer"}[model.get("cell", "lstm")]
+    decoder = f"{cell} {model['hidden']}, conditioning `{model['conditioning']}`, {len(bundle.vocabulary)} words"
     millions = sum(array.size for array in bundle.weights.values()) / 1e6
     lines = [
         f"# {manifest.name}",
@@ -23,7 +24,7 @@ def write_card(bundle: Bundle) -> str:
         "| what | value |",
         "|---|---|",
         f"| encoder | {manifest.encoder}, {manifest.preprocessing.size} px, {manifest.preprocessing.fit} |",
-        f"| decoder | {cell} {model['hidden']}, conditioning `{model['conditioning']}`, {len(bundle.vocabulary)} words |",
+        f"| decoder | {decoder} |",
         f"| weights | {millions:.1f} million, {_weights_type(bundle)} |",
         f"| search | {', '.join(f'{key} {value}' for key, value in manifest.search.items())} |",
         f"| made by | showtell {manifest.package}, settings in `bundle.json` |",
