@@ -129,6 +129,18 @@ def test_a_finished_store_is_not_encoded_again(encoder: Encoder, examples: list[
     assert contents(tmp_path) == before
 
 
+def test_a_finished_store_serves_runs_with_some_of_its_pictures(
+    encoder: Encoder, examples: list[Example], tmp_path: Path
+) -> None:
+    extract_features(encoder, examples, tmp_path, pooled=False)
+    before = contents(tmp_path)
+    for some, pooled in ((examples[::-1], False), (examples[1:9], False), (examples, True)):
+        store = extract_features(encoder, some, tmp_path, pooled=pooled)
+        assert store.images == [example.id for example in examples]
+        assert store.shape[0] == 4
+    assert contents(tmp_path) == before
+
+
 def test_features_of_something_else_are_refused(encoder: Encoder, examples: list[Example], tmp_path: Path) -> None:
     extract_features(encoder, examples, tmp_path, pooled=True)
     before = contents(tmp_path)
@@ -138,10 +150,8 @@ def test_features_of_something_else_are_refused(encoder: Encoder, examples: list
         extract_features(other, examples, tmp_path, pooled=True)
     with pytest.raises(ConfigError, match="another encoder or data set"):
         extract_features(encoder, examples, tmp_path, pooled=False)
-    with pytest.raises(ConfigError, match="another encoder or data set"):
-        extract_features(encoder, examples[1:], tmp_path, pooled=True)
     with pytest.raises(ConfigError, match="holds features of other pictures"):
-        extract_features(encoder, examples[::-1], tmp_path, pooled=True)
+        extract_features(encoder, [replace(examples[0], id="new"), *examples[1:]], tmp_path, pooled=True)
     assert contents(tmp_path) == before
 
 

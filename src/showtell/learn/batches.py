@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from showtell.records import Example
-from showtell.text import PAD, Vocabulary, tokenise
+from showtell.text import PAD, START, Vocabulary, tokenise
 
 _WINDOW = 32  # batches within which pictures are put together by caption length
 
@@ -62,6 +62,13 @@ class CaptionTable:
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self._captions) - 1
+
+    def count_words(self, words: int) -> Tensor:
+        """(V,) float32: how often each id is a target; START and PAD never are."""
+        weights = np.repeat(self._weights, np.diff(self._starts))
+        counts_V = np.bincount(self._words, weights, minlength=words)
+        counts_V[START] = 0
+        return torch.from_numpy(counts_V.astype(np.float32))
 
     def captions_of(self, item: int) -> list[tuple[NDArray[np.int64], float]]:
         """(ids from START to END, weight) of each distinct caption of a picture."""

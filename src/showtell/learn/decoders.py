@@ -106,6 +106,11 @@ class VectorDecoder(Decoder):
         return Forced(self.say(seen_MH), None)
 
 
+def looks_at_grid(config: ModelConfig) -> bool:
+    """Whether the decoder of a configuration needs more than the mean feature."""
+    return config.conditioning in _ATTENDING
+
+
 def build_decoder(config: ModelConfig, *, width: int, vocabulary_size: int, concepts: int = 0) -> Decoder:
     """The decoder that a configuration asks for.
 

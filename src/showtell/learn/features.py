@@ -82,7 +82,10 @@ def extract_features(
     pooled: bool,
     progress: Progress = silent,
 ) -> FeatureStore:
-    """The store of the pictures of `examples`, made or completed; one that is already there is returned as it is.
+    """The store of the pictures of `examples`, made or completed.
+
+    A finished one that has them all, in any order and perhaps with others, is returned as it is; whole grids do where
+    pooled features are asked for.
 
     Args:
         pooled: Keep the mean over the grid only, (N, 1, D).
@@ -98,6 +101,8 @@ def extract_features(
         "pooled": pooled,
         "images": len(examples),
     }
+    if _has_all(directory, about, examples):
+        return FeatureStore(directory)
     done = _resume(directory, about, examples)
     if done < len(examples):
         path = directory / "features.npy"
@@ -117,6 +122,16 @@ def extract_features(
                 done += len(batch)
                 progress("encoding pictures", done, len(examples))
     return FeatureStore(directory)
+
+
+def _has_all(directory: Path, about: dict[str, object], examples: Sequence[Example]) -> bool:
+    if not (directory / "store.json").exists() or not (directory / "index.jsonl").exists():
+        return False
+    found = json.loads((directory / "store.json").read_text("utf-8"))
+    if any(found.get(key) != about[key] for key in ("format", "fingerprint")) or found["pooled"] > about["pooled"]:
+        return False
+    kept = [row["image"] for row in _read_index(directory / "index.jsonl")]
+    return len(kept) == found["images"] and {example.id for example in examples} <= set(kept)
 
 
 def _allocate(path: Path, shape: tuple[int, int, int]) -> None:

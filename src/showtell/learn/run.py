@@ -24,7 +24,7 @@ from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.cells import State
 from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
 from showtell.learn.config import RunConfig
-from showtell.learn.decoders import VectorDecoder, build_decoder
+from showtell.learn.decoders import VectorDecoder, build_decoder, looks_at_grid
 from showtell.learn.embeddings import (
     Coverage,
     WordVectors,
@@ -81,6 +81,7 @@ def train(
     text: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
+    features: str | Path | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Trains a captioner and returns the directory of its bundle.
@@ -89,6 +90,7 @@ def train(
         examples: Pictures with captions; `train` ones are learned from, `val` ones decide when to stop.
         text: Captions without pictures, for `concepts` conditioning. Those of pictures in `val` or `test` are dropped.
         resume: Go on with the run in `directory`.
+        features: Where the encoded pictures lie, for runs that share them; None: in `directory`.
         describe: What the bundle's manifest says of the data.
 
     Raises:
@@ -105,8 +107,8 @@ def train(
     store = extract_features(
         encoder,
         pictures,
-        directory / "features",
-        pooled=config.model.conditioning != "attention",
+        features or directory / "features",
+        pooled=not looks_at_grid(config.model),
         progress=progress,
     )
     loop = _build_loop(run, encoder, store, pictures)
@@ -231,6 +233,7 @@ def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Seque
         raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
     decoder = _build_decoder(run, encoder.width)
     table = CaptionTable(readable[0], run.vocabulary, config.train.max_words)
+    decoder.expect_words(table.count_words(len(run.vocabulary)))
     if isinstance(decoder, VectorDecoder) and run.concepts:
         sources = _concept_sources(run, decoder, store, readable[0], rows_train)
     else:

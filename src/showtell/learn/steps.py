@@ -63,6 +63,11 @@ class Decoder(nn.Module):
         if config.tie_words:
             self.output.weight = self.words.weight
 
+    def expect_words(self, counts_V: Tensor) -> None:
+        """Starts the output layer's bias from how often each word is said, so that a new decoder knows that much."""
+        with torch.no_grad():
+            self.output.bias.copy_(torch.log((counts_V + 0.1) / (counts_V + 0.1).sum()))
+
     def load_words(self, embedding_VE: Tensor, *, tune: bool) -> None:
         """Starts the embedding of words somewhere else; unless `tune`, it stays there."""
         with torch.no_grad():
