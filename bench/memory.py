@@ -17,8 +17,17 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from showtell.learn.config import TrainConfig
+    from showtell.learn.features import FeatureStore
+    from showtell.learn.steps import Decoder
+    from showtell.learn.training import Source
+    from showtell.records import Example
+    from showtell.text import Vocabulary
 
 RSICD = 9_828  # pictures, with five captions each
 GRID, WIDTH = 49, 1280  # cells and channels of MobileNetV2 at 224 pixels
@@ -58,23 +67,51 @@ class Sampler(threading.Thread):
             time.sleep(0.02)
 
 
+def run_words(
+    folder: Path,
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    source: Source,
+    val: list[Example],
+    store: FeatureStore,
+    config: TrainConfig,
+) -> None:
+    """Trains a decoder on captions with the real loop, until it has done all epochs or `source` ends it.
+
+    Args:
+        folder: Where the loop keeps its files.
+        source: A KeyboardInterrupt in its `table` or `start` ends the training.
+        val: The first pictures of the store, which are captioned after each epoch.
+    """
+    from showtell.learn.batches import CaptionTable
+    from showtell.learn.losses import Loss, caption_loss
+    from showtell.learn.training import Loop, Phase, Started, run_phases
+    from showtell.learn.validation import Validation
+
+    decoder.expect_words(source.table.count_words(len(vocabulary)))
+
+    def loss(started: Started, done: float) -> Loss:
+        batch = started.batch
+        value, tokens = caption_loss(decoder, started.memory, started.state, batch, config.label_smoothing)
+        return Loss(value, value.item(), tokens)
+
+    validation = Validation(val, CaptionTable(val, vocabulary, config.max_words), store.read)
+    rates = [(list(decoder.parameters()), config.learning_rate)]
+    phase = Phase("words", config.epochs, [source], validation, loss, rates, config.batch_pictures)
+    loop = Loop(config, decoder, None, vocabulary, folder, {})
+    with contextlib.suppress(KeyboardInterrupt):
+        run_phases(loop, [lambda: phase], resume=False)
+
+
 def train(folder: Path, pictures: int, steps: int, conditioning: str) -> None:
     """Trains on the store in `folder` and prints what it took, as JSON."""
     import torch
 
-    from showtell.learn.batches import CaptionTable
+    from showtell.learn.batches import Batch, CaptionTable
     from showtell.learn.config import ModelConfig, TrainConfig
-    from showtell.learn.decoders import Decoder
+    from showtell.learn.decoders import build_decoder
     from showtell.learn.features import FeatureStore
-    from showtell.learn.training import (
-        Loop,
-        Source,
-        Validation,
-        anonymous_memory_mb,
-        build_vocabulary,
-        run_epochs,
-        store_start,
-    )
+    from showtell.learn.training import Source, Started, anonymous_memory_mb, build_vocabulary, store_start
     from showtell.records import Example
 
     sampler = Sampler()
@@ -87,36 +124,25 @@ def train(folder: Path, pictures: int, steps: int, conditioning: str) -> None:
         Example(f"{i}.jpg", None, tuple(" ".join(names[rng.integers(0, WORDS, 11)]) for _ in range(5)))
         for i in range(pictures)
     ]
-    val = examples[:VAL]
-    config = TrainConfig(epochs=1, batch_pictures=64, min_count=1)
+    config = TrainConfig(epochs=1, batch_pictures=64, min_count=1, device="cpu")
     vocabulary = build_vocabulary(examples, config)
     store = FeatureStore(folder)
-    decoder = Decoder(ModelConfig(conditioning=conditioning), width=WIDTH, vocabulary_size=len(vocabulary), concepts=0)
+    decoder = build_decoder(ModelConfig(conditioning=conditioning), width=WIDTH, vocabulary_size=len(vocabulary))
     table = CaptionTable(examples, vocabulary, config.max_words)
-    rows = np.arange(pictures)
-    start = store_start(decoder, store, rows)
+    start = store_start(decoder, store, np.arange(pictures))
     left = steps
 
-    def counted(batch):  # what `store_start` gives, until the steps are done
+    def counted(batch: Batch, rng: np.random.Generator) -> Started:  # as `store_start`'s, until the steps are done
         nonlocal left
         left -= 1
         if left < 0:
             raise KeyboardInterrupt
-        return start(batch)
+        return start(batch, rng)
 
-    loop = Loop(
-        config,
-        decoder,
-        vocabulary,
-        [Source(table, counted, [example.id for example in examples])],
-        Validation(val, CaptionTable(val, vocabulary, config.max_words), lambda items: store.read(rows[items])),
-        folder,
-        {},
-    )
+    source = Source(table, counted, [example.id for example in examples])
     prepared = anonymous_memory_mb()
     began = time.perf_counter()
-    with contextlib.suppress(KeyboardInterrupt):
-        run_epochs(loop, resume=False)
+    run_words(folder, decoder, vocabulary, source, examples[:VAL], store, config)
     done = steps - max(left, 0)
     print(
         json.dumps(

@@ -56,7 +56,7 @@ def test_values_are_read_and_the_rest_are_defaults(read: Any) -> None:
             "# a\n\n[train]\nepochs = 3\nlr_rate = 1\n",
             r"unknown key 'lr_rate' in .*run\.toml:5; .*\[train\] accepts see",
         ),
-        ("[train]\nqqq = 1\n", r"unknown key 'qqq' in .*run\.toml:2; \[train\] accepts seed, epochs, batch_pictures"),
+        ("[train]\nqqq = 1\n", r"unknown key 'qqq' in .*run\.toml:2; \[train\] accepts seed, device, "),
         ("[modle]\nhidden = 3\n", r"unknown key 'modle' in .*run\.toml:1; did you mean 'model'\? accepts describe, "),
         (
             "[train]\nepochs = 0\n",

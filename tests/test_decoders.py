@@ -14,8 +14,9 @@ from showtell.decoding import SearchOptions, search  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import ModelConfig  # noqa: E402
 from showtell.learn.decoders import build_decoder  # noqa: E402
+from showtell.learn.losses import caption_loss  # noqa: E402
 from showtell.learn.steps import Decoder  # noqa: E402
-from showtell.learn.training import TorchStep, caption_loss  # noqa: E402
+from showtell.learn.validation import TorchStep  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.text import PAD, START, Vocabulary  # noqa: E402
 
@@ -30,6 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "merge": {},
     "concepts": {},
     "concepts, GRU": {"conditioning": "concepts", "cell": "gru"},
+    "concepts+vector": {},
+    "concepts+grid": {},
     "attention": {},
     "attention of two GRU layers, tied words": {
         "conditioning": "attention",
@@ -242,12 +245,20 @@ def test_dropout_acts_in_training_alone(decoder: Decoder) -> None:
     assert not torch.equal(decoder(*start, tokens, rows).logits_MV, decoder(*start, tokens, rows).logits_MV)
 
 
-def test_concepts_begin_from_logits_as_from_pictures() -> None:
-    decoder = build("concepts")
+@pytest.mark.parametrize("kind", ["concepts", "concepts+vector", "concepts+grid"])
+def test_concepts_begin_from_logits_as_from_pictures(kind: str) -> None:
+    decoder = build(kind)
     memory, state = decoder.start(features())
-    again_memory, again_state = decoder.start_from_concepts(decoder.head(features().mean(1)))
+    again_memory, again_state = decoder.start_from_concepts(decoder.concepts.head(features().mean(1)), features())
     torch.testing.assert_close(memory, again_memory)
     torch.testing.assert_close(state, again_state)
+    logits = decoder.concepts.head(features().mean(1))
+    without = [decoder.start_from_concepts(logits, None) for _ in range(2)]
+    torch.testing.assert_close(without[0], without[1])
+    told = decoder.start_from_concepts(logits, features() + 1)
+    assert (kind == "concepts") == all(torch.equal(told[0][name], memory[name]) for name in memory)
+    tokens, rows = captions()
+    assert decoder(*without[0], tokens, rows).logits_MV.shape == decoder(memory, state, tokens, rows).logits_MV.shape
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -266,6 +277,8 @@ def test_gradients_are_finite_differences(kind: str) -> None:
     tensors = {"features": inputs, **dict(decoder.named_parameters())}
     if kind == "attention":
         assert {f"attention.{name}.weight" for name in ("keys", "query", "values")} <= tensors.keys()
+    absent = tensors.pop("absent", None)
+    assert absent is None or absent.grad is None  # it stands for the pictures of captions that have none
     for name, tensor in tensors.items():
         assert tensor.grad is not None, name
         assert tensor.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from showtell.learn.decoders import build_decoder  # noqa: E402
 from showtell.learn.encoders import Encoder, build_encoder  # noqa: E402
 from showtell.learn.export import check_parity, export_bundle, halve  # noqa: E402
 from showtell.learn.steps import Decoder  # noqa: E402
-from showtell.learn.training import TorchStep  # noqa: E402
+from showtell.learn.validation import TorchStep  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
 
 Made = tuple[Encoder, Decoder, Bundle]
@@ -45,6 +46,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "topdown": {},
     "transformer": {"conditioning": "attention", "cell": "transformer", "layers": 2, "heads": 2},
     "concepts": {},
+    "concepts+vector": {},
+    "concepts+grid": {},
 }
 
 
@@ -64,7 +67,7 @@ def build(kind: str) -> Made:
     decoder = build_decoder(config, width=encoder.width, vocabulary_size=len(vocabulary), concepts=20).eval()
     with torch.no_grad():  # sharp enough that captions differ
         for parameter in decoder.parameters():
-            parameter.mul_(4 if kind == "concepts" else 3)
+            parameter.mul_(4 if kind.startswith("concepts") else 3)
     return encoder, decoder, export_bundle(encoder, decoder, vocabulary, "tiny")
 
 
@@ -225,14 +228,15 @@ def test_an_interrupted_run_gives_a_bundle_of_its_best_epoch(
     bundle = run.export_run(directory)
     assert bundle == directory / "bundle"
     captioner = Captioner.load(bundle)
-    rows = (directory / "metrics.csv").read_text().splitlines()[1:]
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == 2
-    best = max(float(row.split(",")[3]) for row in rows)
+    best = max(float(row["CIDEr"]) for row in rows)
     assert captioner.manifest.scores["metrics"]["CIDEr"] == pytest.approx(best, abs=1e-5)
 
 
 def test_a_folder_without_a_finished_epoch_is_named(toy_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"has no config\.json: no run is there, or its first epoch is not finish"):
+    with pytest.raises(TrainingError, match=r"has no val\.jsonl: no run is there, or its first epoch is not finish"):
         run.export_run(tmp_path)
     for name in ("config.json", "data.json", "vocabulary.json", "val.jsonl"):
         shutil.copy(toy_run / name, tmp_path / name)

@@ -25,8 +25,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from showtell import Captioner  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import ConfigError, DataError, TrainingError  # noqa: E402
-from showtell.learn import checkpoint, run, training  # noqa: E402
-from showtell.learn.config import RunConfig, TrainConfig  # noqa: E402
+from showtell.learn import checkpoint, run, training, validation  # noqa: E402
+from showtell.learn.config import FinetuneConfig, RunConfig, SelfCriticalConfig, TrainConfig  # noqa: E402
 from showtell.learn.embeddings import initial_embedding, read_vectors  # noqa: E402
 from showtell.learn.run import export_run  # noqa: E402
 from showtell.learn.training import build_vocabulary  # noqa: E402
@@ -54,6 +54,16 @@ def settings(toy_settings: RunConfig) -> RunConfig:
     return replace(toy_settings, train=short)
 
 
+def with_phases(settings: RunConfig) -> RunConfig:
+    """One epoch of words, then two with the encoder, then two on rewards; weights are averaged."""
+    return replace(
+        settings,
+        train=replace(settings.train, epochs=1, average=0.9, own_words=0.3, attention_penalty=0.1, patience=9),
+        finetune=FinetuneConfig(epochs=2, stages=2, unfreeze_every=1, batch_pictures=5, accumulate=2, turn=True),
+        selfcritical=SelfCriticalConfig(epochs=2, batch_pictures=5, captions=3, learning_rate=1e-3),
+    )
+
+
 def with_conditioning(settings: RunConfig, conditioning: str) -> RunConfig:
     return replace(settings, model=replace(settings.model, conditioning=conditioning, dropout=0.5))
 
@@ -75,7 +85,8 @@ def rows_of(directory: Path) -> list[dict[str, float]]:
     with (directory / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert set(TIMING) < set(rows[0])
-    return [{key: float(value) for key, value in row.items() if key not in TIMING} for row in rows]
+    numbers = [{key: value for key, value in row.items() if key not in (*TIMING, "phase")} for row in rows]
+    return [{key: float(value) for key, value in row.items() if value} for row in numbers]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -84,7 +95,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert mine == pytest.approx(theirs, abs=1e-6)
     states = [checkpoint.read_checkpoint(directory / "checkpoint.pt") for directory in (one, other)]
     best = [checkpoint.read_weights(directory / "best.safetensors") for directory in (one, other)]
-    for mine, theirs in ((states[0]["decoder"], states[1]["decoder"]), best):
+    for mine, theirs in ((states[0]["weights"], states[1]["weights"]), best):
         assert mine.keys() == theirs.keys()
         for name in mine:
             torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=1e-6)
@@ -92,11 +103,11 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert positions[0] == pytest.approx(positions[1], abs=1e-6)
 
 
-def at_step(epoch: int, step: int, do: Callable[[], None]) -> Callable[[str, int, int], None]:
+def at_step(epoch: int, step: int, do: Callable[[], None], phase: str = "") -> Callable[[str, int, int], None]:
     """A progress listener that does something after a step."""
 
     def progress(what: str, done: int, total: int) -> None:
-        if what.startswith(f"epoch {epoch}/") and done == step:
+        if what.startswith(f"{phase}epoch {epoch}/") and done == step:
             do()
 
     return progress
@@ -129,6 +140,26 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
     torch.manual_seed(12345)  # another process has other random numbers
     train(settings, stopped, resume=True)
     assert_same_run(stopped, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop", [interrupt, kill])
+@pytest.mark.parametrize(("phase", "epoch"), [("", 1), ("finetune ", 1), ("finetune ", 2), ("selfcritical ", 2)])
+def test_every_phase_goes_on_to_the_same_numbers(
+    phase: str, epoch: int, stop: Callable[[], None], train: Train, settings: RunConfig, tmp_path: Path
+) -> None:
+    settings = with_phases(settings)
+    train(settings, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    with pytest.raises((KeyboardInterrupt, Kill)):
+        train(settings, stopped, progress=at_step(epoch, 2, stop, phase))
+    torch.manual_seed(12345)
+    train(settings, stopped, resume=True)
+    assert_same_run(stopped, tmp_path / "whole")
+    with (stopped / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phase"] for row in rows] == ["words", "finetune", "finetune", "selfcritical", "selfcritical"]
+    assert [row["epoch"] for row in rows] == list("12345")
+    assert [bool(row["reward"]) for row in rows] == [bool(not row["train_loss"]) for row in rows] == 3 * [0] + 2 * [1]
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 4), (3, 4)])
@@ -432,18 +463,18 @@ def test_the_best_epoch_is_kept_not_the_last(
     train: Train, settings: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = iter([0.1, 0.5, 0.3])
-    score = training.score
+    score = validation.score
 
     def scripted(*arguments: Any, **options: Any) -> Any:
         scores = score(*arguments, **options)
         return replace(scores, metrics={**scores.metrics, "CIDEr": next(said)})
 
-    monkeypatch.setattr(training, "score", scripted)
+    monkeypatch.setattr(validation, "score", scripted)
     decoders: list[dict[str, Any]] = []
     write = checkpoint.write_checkpoint
 
     def keep(path: Path, state: dict[str, Any]) -> None:
-        decoders.append({name: tensor.clone() for name, tensor in state["decoder"].items()})
+        decoders.append({name: tensor.clone() for name, tensor in state["weights"].items()})
         write(path, state)
 
     monkeypatch.setattr(checkpoint, "write_checkpoint", keep)
@@ -520,8 +551,8 @@ def test_frozen_words_stay_where_their_vectors_are(
     rows = {line.split()[0].lower(): line.split()[1:] for line in vector_file.read_text("utf-8").splitlines()}
     given = [np.array(rows[vocabulary.words[index]], np.float64).astype(np.float32) for index in found]
     assert {vocabulary.words[index] for index in found} == {word.lower() for word in WITH_VECTOR}
-    weights = [checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["decoder"]]
-    weights += [checkpoint.read_weights(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "tuned")]
+    weights = [checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["weights"]]
+    weights.append(checkpoint.read_weights(tmp_path / "run" / "best.safetensors"))
     for words_VD in (state["words.weight"] for state in weights):
         assert np.array_equal(words_VD[found].numpy(), given)
         assert torch.equal(words_VD, start_VD)
@@ -536,7 +567,7 @@ def test_tuned_words_start_at_their_vectors_and_move(
     vocabulary, start_VD, found = start_of(tmp_path / "run", vector_file, settings)
     words_VD = checkpoint.read_weights(tmp_path / "still" / "best.safetensors")["words.weight"]
     torch.testing.assert_close(words_VD, start_VD, rtol=0, atol=1e-6)
-    words_VD = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["decoder"]["words.weight"]
+    words_VD = checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["weights"]["words.weight"]
     moved = (words_VD - start_VD).abs().amax(1) > 1e-3
     assert moved[found].all()
     assert moved[[vocabulary.id_of("painted"), vocabulary.id_of("one")]].all()  # they have no vector

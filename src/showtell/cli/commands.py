@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from showtell.cli.sources import (
 
 if TYPE_CHECKING:
     from showtell.metrics.java import JavaMetric
-    from showtell.records import Scores
+    from showtell.records import Failure, Scores
 
 app = typer.Typer(
     name="showtell",
@@ -123,6 +124,12 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the configuration's.")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Where encoded pictures lie, for runs that share them.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write events for TensorBoard, into OUT/tensorboard.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -138,7 +145,9 @@ def train(
 
     require_training_stack()
     from showtell.learn.config import read_config
+    from showtell.learn.events import watch_in_tensorboard
     from showtell.learn.run import train as run_training
+    from showtell.learn.training import unwatched
 
     settings = read_config(config)
     changes: dict[str, Any] = {"epochs": epochs, "seed": seed}
@@ -162,6 +171,8 @@ def train(
                 text=captions,
                 resume=resume,
                 describe={"data": named},
+                features=features,
+                watch=watch_in_tensorboard(out / "tensorboard") if tensorboard else unwatched,
                 progress=report,
             )
         except KeyboardInterrupt:
@@ -186,6 +197,9 @@ def evaluate(
     split_seed: SplitSeed = 1,
     beam: Beam = None,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Also write a page with good, median and worst captions.")
+    ] = None,
     meteor: Meteor = False,
     spice: Spice = False,
     resamples: Resamples = 1000,
@@ -210,13 +224,48 @@ def evaluate(
         )
         found = run_evaluation(captioner, examples, split, options=options, scoring=scoring, progress=report)
     _print_scores(found.scores, as_json)
+    if page is not None:
+        from showtell.report.gallery import write_gallery
+
+        write_gallery(found, examples, page, title=f"{model}, {split}")
     if out is not None:
         rows = ({**said.to_json(), "image": name} for name, said in found.captions.items())
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    for failure in found.failures:
-        print(f"showtell: not scored: {failure.error}", file=sys.stderr)
-    if found.failures:
-        raise typer.Exit(1)
+    _tell_failures(found.failures)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a training run.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The page. [default: RUN/report.html]")] = None,
+    each: Annotated[int, typer.Option("--each", min=1, help="Pictures in each gallery.")] = 12,
+    beam: Beam = None,
+    resamples: Resamples = 1000,
+) -> None:
+    """Write a page about a run: scores, curves, good, median and worst captions of `val`.
+
+    Example: showtell report runs/aerial --out aerial.html
+    """
+    from showtell.captioner import Captioner
+    from showtell.cli.progress import reporting
+    from showtell.evaluation import evaluate as run_evaluation
+    from showtell.learn import require_training_stack
+
+    require_training_stack()
+    from showtell.learn.run import read_val
+    from showtell.metrics import ScoreOptions
+    from showtell.report.gallery import write_gallery
+
+    val = read_val(run)
+    captioner = Captioner.load(run / "bundle")
+    options = captioner.options(**({"beam": beam} if beam is not None else {}))
+    with reporting() as progress:
+        scoring = ScoreOptions(resamples=resamples)
+        found = run_evaluation(captioner, val, "val", options=options, scoring=scoring, progress=progress)
+    page = out or run / "report.html"
+    write_gallery(found, val, page, title=run.resolve().name, metrics=run / "metrics.csv", each=each)
+    print(page)
+    _tell_failures(found.failures)
 
 
 @app.command()
@@ -340,6 +389,13 @@ def _return_freed_memory() -> None:
 def _java(meteor: bool, spice: bool) -> tuple[JavaMetric, ...]:
     wanted: dict[JavaMetric, bool] = {"METEOR": meteor, "SPICE": spice}
     return tuple(metric for metric, asked in wanted.items() if asked)
+
+
+def _tell_failures(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        print(f"showtell: not scored: {failure.error}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _tell_missing(scores: Scores) -> None:

@@ -1,6 +1,7 @@
 """Decoders that look at the picture's grid before or after every word.
 
     attention   soft attention of the state before the word, gated (Xu et al. 2015, sec. 4.2)
+    concepts+grid  the same, told the confidences of content words at every word too
     adaptive    attention of the state after the word, beside a sentinel that stands for not looking (Lu et al. 2017)
     topdown     one cell that looks and one that speaks (Anderson et al. 2018, sec. 3.2)
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from showtell.learn.cells import Cell, State
+from showtell.learn.concept_context import ConceptContext
 from showtell.learn.config import ModelConfig
 from showtell.learn.steps import Decoder, spread
 
@@ -53,27 +55,46 @@ class GridAttention(nn.Module):
 
 
 class AttentionDecoder(Decoder):
-    """Soft attention with the gating scalar beta (Xu et al. 2015, sec. 4.2.1); state from the mean feature."""
+    """Soft attention with the gating scalar beta (Xu et al. 2015, sec. 4.2.1); state from the mean feature.
+
+    Args:
+        concepts: C, the content words that `concepts+grid` predicts; 0: none.
+    """
 
     attends = True
 
-    def __init__(self, config: ModelConfig, *, width: int, vocabulary_size: int) -> None:
+    def __init__(self, config: ModelConfig, *, width: int, vocabulary_size: int, concepts: int = 0) -> None:
         super().__init__(config, vocabulary_size=vocabulary_size, seen=config.hidden + config.attention)
         assert config.cell != "transformer"
-        inputs = config.embedding + config.attention
+        inputs = config.embedding * (2 if concepts else 1) + config.attention
         self.cell = Cell(config.cell, inputs, config.hidden, layers=config.layers, dropout=config.dropout)
         self.initial = nn.Linear(width, len(self.cell.names) * config.hidden)
         self.attention = GridAttention(width, config.hidden, config.attention, config.attention)
         self.gate = nn.Linear(config.hidden, 1)
+        if concepts:
+            self.concepts = ConceptContext(width, concepts, config.embedding)
+            self.absent = nn.Parameter(torch.zeros(width))  # the grid of captions without pictures, one cell
 
     def start(self, features_BLD: Tensor) -> tuple[State, State]:
+        if hasattr(self, "concepts"):
+            return self.start_from_concepts(self.concepts.head(features_BLD.mean(1)), features_BLD)
         return self.attention.remember(features_BLD), self.cell.unpack(self.initial(features_BLD.mean(1)))
+
+    def start_from_concepts(self, logits_BC: Tensor, features_BLD: Tensor | None) -> tuple[State, State]:
+        """The same from the content words' logits; captions without pictures have no features."""
+        if features_BLD is None:
+            features_BLD = self.absent.expand(len(logits_BC), 1, -1)
+        memory = {**self.attention.remember(features_BLD), "context": torch.tanh(self.concepts(logits_BC))}
+        return memory, self.cell.unpack(self.initial(features_BLD.mean(1)))
 
     def see(self, inputs_NE: Tensor, memory: State, state: State) -> tuple[Tensor, State, Tensor | None]:
         before_NH = self.cell.top(state)
         context_NA, alpha_NL = self.attention.look(self.attention.score(before_NH, memory), memory)
         context_NA = torch.sigmoid(self.gate(before_NH)) * context_NA
-        state = self.cell.step(torch.cat((inputs_NE, context_NA), -1), state)
+        inputs = [inputs_NE, context_NA]
+        if "context" in memory:
+            inputs.append(spread(memory["context"], inputs_NE.shape[0]))
+        state = self.cell.step(torch.cat(inputs, -1), state)
         return torch.cat((self.cell.top(state), context_NA), -1), state, alpha_NL
 
 

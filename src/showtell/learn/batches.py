@@ -32,6 +32,10 @@ class Batch(NamedTuple):
     weights_N: Tensor
     items_B: NDArray[np.int64]
 
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
+        return Batch(self.tokens_NT.to(device), self.rows_N.to(device), self.weights_N.to(device), self.items_B)
+
 
 class CaptionTable:
     """The captions of some examples as ids.

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from showtell.errors import ConfigError, ImageError
-from showtell.images import read_pixels
+from showtell.errors import ConfigError
 from showtell.learn.config import ConceptsConfig
 from showtell.learn.encoders import Encoder
+from showtell.learn.pictures import read_batch
 from showtell.learn.progress import Progress, silent
 from showtell.records import Example
 from showtell.text import Vocabulary, tokenise
@@ -130,8 +130,10 @@ def tune_encoder(
     for _ in range(config.epochs):
         order = rng.permutation(len(examples))
         for start in range(0, len(order), _TUNE_BATCH):
-            pixels, rows = _read_flipped([examples[i] for i in order[start : start + _TUNE_BATCH]], encoder, rng)
+            pixels, rows = read_batch([examples[i] for i in order[start : start + _TUNE_BATCH]], encoder)
             if len(rows):
+                flipped_B = torch.from_numpy(rng.random(len(rows)) < 0.5)[:, None, None, None]
+                pixels = torch.where(flipped_B, pixels.flip(2), pixels)
                 chosen = order[start : start + _TUNE_BATCH][rows]
                 logits_BC = head(functional.dropout(encoder(pixels).mean(1), _HEAD_DROPOUT))
                 loss = functional.binary_cross_entropy_with_logits(logits_BC, torch.from_numpy(truth_NC[chosen]))
@@ -147,25 +149,6 @@ def tune_encoder(
                 steps,
             )
     encoder.requires_grad_(False)
-
-
-def _read_flipped(
-    examples: Sequence[Example], encoder: Encoder, rng: np.random.Generator
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """(pixels of the readable pictures, their places in `examples`)."""
-    pictures, rows = [], []
-    for row, example in enumerate(examples):
-        assert example.image is not None
-        flip = rng.random() < 0.5
-        try:
-            pixels = read_pixels(example.image, encoder.preprocessing)
-        except ImageError:
-            continue
-        pictures.append(pixels[:, ::-1] if flip else pixels)
-        rows.append(row)
-    size = encoder.preprocessing.size
-    stacked = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
-    return torch.from_numpy(stacked), np.asarray(rows, np.int64)
 
 
 @dataclass(frozen=True)

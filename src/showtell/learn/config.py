@@ -1,7 +1,7 @@
 """What a training run is made of: frozen records, read from TOML; an unknown key is an error that lists the valid ones.
 
-The tables of the file are `[model]`, `[train]` and `[concepts]`; every key has a default, and ranges are checked when a
-record is made. Sizes that follow from the encoder are computed, never typed.
+The tables of the file are `[model]`, `[train]`, `[finetune]`, `[selfcritical]` and `[concepts]`; every key has a
+default, and ranges are checked when a record is made. Sizes that follow from the encoder are computed, never typed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Conditioning = Literal[
+    "init",
+    "first",
+    "every",
+    "merge",
+    "attention",
+    "adaptive",
+    "topdown",
+    "concepts",
+    "concepts+vector",
+    "concepts+grid",
+]
 Channels = Annotated[tuple[float, float, float], Field()]
 
 
@@ -34,7 +47,8 @@ class ModelConfig:
     `conditioning` says where the picture enters the decoder (Tanti et al. 2018): `init` sets the initial state, `first`
     is the first input, `every` is part of each input, `merge` meets the cell's output, `attention`, `adaptive` and
     `topdown` look at the grid at every word, `concepts` predicts content words and hands their confidences to the
-    decoder. The cell `transformer` looks at the grid with `attention`.
+    decoder, alone or with the picture's mean feature (`concepts+vector`) or grid (`concepts+grid`). The cell
+    `transformer` looks at the grid with `attention`.
     """
 
     encoder: str = "mobilenetv2_100"
@@ -44,7 +58,7 @@ class ModelConfig:
     fit: Literal["squash", "crop", "pad"] = "squash"  # squash sees the whole picture; crop is timm's centre crop
     mean: Channels | None = None  # of RGB in 0..1; None: the encoder's own
     std: Channels | None = None
-    conditioning: Literal["init", "first", "every", "merge", "attention", "adaptive", "topdown", "concepts"] = "init"
+    conditioning: Conditioning = "init"
     cell: Literal["lstm", "gru", "transformer"] = "lstm"
     layers: Annotated[int, Field(ge=1, le=6)] = 1  # of the cell; up to 3, or of the Transformer up to 6
     heads: Positive = 8  # of the Transformer's attention
@@ -75,25 +89,70 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainConfig:
-    """How the decoder is trained."""
+    """How the decoder is trained, on the features of the encoder as it came."""
 
     seed: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a CUDA device where there is one
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the matrix products; float16 needs CUDA
+    compile: bool = False  # torch.compile of teacher forcing; pays on CUDA
     epochs: Positive = 20
     batch_pictures: Positive = 64  # a batch holds all references of so many pictures
-    learning_rate: Rate = 1e-3  # Adam, at its peak
+    accumulate: Positive = 1  # batches whose gradients are added up for one update
+    learning_rate: Rate = 1e-3  # AdamW, at its peak
     warmup_steps: Count = 200  # linear, then a half cosine down to zero
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    weight_decay: Weight = 1e-5
     clip_norm: Annotated[float, Field(gt=0)] = 5.0
+    average: Share = 0.0  # decay of the moving average of the weights that is validated and kept; 0: none
     label_smoothing: Share = 0.1
+    own_words: Share = 0.0  # scheduled sampling: share of inputs that the decoder said itself, in the last epoch
+    attention_penalty: Weight = 0.0  # doubly stochastic attention: of cells that are looked at too much or too little
     min_count: Positive = 5  # rarer words are UNK
     max_vocabulary: Annotated[int, Field(ge=10)] | None = None  # the most words to keep, by count; None: all of them
     max_words: Positive = 25  # longer captions are cut for training (never for scoring)
     pair_epochs: Count = 0  # further passes over the pictures with captions alone, after text has been learned
-    pair_rate: Rate = 5e-5  # their learning rate, constant
-    patience: Positive = 5  # epochs without a better validation CIDEr before the run stops
+    pair_rate: Rate = 5e-5  # their learning rate, at its peak
+    patience: Positive = 5  # epochs without a better validation CIDEr before a phase stops
     beam: Positive = 3  # of the validation search, and of the bundle unless its user asks for another
-    length_penalty: Annotated[float, Field(ge=0)] = 0.7  # likewise; 1 ranks captions by the mean of a word
+    length_penalty: Weight = 0.7  # likewise; 1 ranks captions by the mean of a word
     val_pictures: Positive | None = None  # score the first so many only; None: all of them
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FinetuneConfig:
+    """Training the encoder together with the decoder, from pixels, once the decoder has learned on frozen features.
+
+    Statistics of batch normalisation stay as they came.
+    """
+
+    epochs: Count = 0  # 0: the encoder stays frozen
+    stages: Positive = 1  # of the encoder that are tuned, from its end
+    unfreeze_every: Count = 0  # epochs after which one more stage joins, from the end; 0: all of them at once
+    encoder_rate: Rate = 1e-4  # learning rate of the encoder, at its peak
+    learning_rate: Rate = 3e-4  # of the decoder, at its peak
+    batch_pictures: Positive = 32
+    accumulate: Positive = 1
+    checkpointing: bool = False  # compute the encoder's activations twice in place of keeping them
+    flip: bool = True  # half of the pictures are mirrored, and the words of their captions with them
+    turn: bool = False  # pictures are turned by quarters too, where there is no up, as from the air
+    mirror_words: tuple[tuple[str, str], ...] = (("left", "right"), ("leftmost", "rightmost"))
+    crop: Rate = 0.8  # the smallest share of a picture's area that is shown; 1: always all of it
+    colour: Share = 0.2  # the largest change of brightness, contrast and saturation
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SelfCriticalConfig:
+    """Training on the CIDEr-D of the decoder's own captions, after all else (Rennie et al. 2017)."""
+
+    epochs: Count = 0
+    learning_rate: Rate = 5e-5  # at its peak
+    batch_pictures: Positive = 64
+    captions: Annotated[int, Field(ge=1, le=50)] = 5  # that are sampled of a picture
+    baseline: Literal["others", "greedy"] = "others"  # what a caption must beat: the mean of the others, or greedy's
+    cross_entropy: Share = 0.05  # the share of the loss that stays cross-entropy on the references
+
+    def __post_init__(self) -> None:
+        if self.baseline == "others" and self.captions < 2:
+            raise ValueError("baseline 'others' needs two captions or more; give captions = 5, or baseline = 'greedy'")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -118,7 +177,21 @@ class RunConfig:
     licence: str = ""  # of the weights it starts from and of the data
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    selfcritical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
+
+    def __post_init__(self) -> None:
+        attends = self.model.conditioning in ("attention", "adaptive", "topdown", "concepts+grid")
+        if self.train.attention_penalty and not attends:
+            raise ValueError(
+                f"attention_penalty needs a decoder that attends; this model has conditioning "
+                f"{self.model.conditioning!r}: choose another, or leave attention_penalty out"
+            )
+        if self.finetune.epochs and self.model.conditioning.startswith("concepts"):
+            raise ValueError(
+                "'concepts' tunes its encoder on the content words, see [concepts]; leave epochs out of [finetune]"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -159,6 +232,8 @@ def read_config(source: str | Path) -> RunConfig:
 def _first_complaint(error: ValidationError, text: str, where: str) -> str:
     """One sentence for the first thing that is wrong, with its line in the file."""
     first = error.errors()[0]
+    if first["type"] == "value_error":  # settings that do not go together, each accepted by itself
+        return f"{first['ctx']['error']} (in {where})"
     *tables, key = [str(part) for part in first["loc"]] or [""]
     if tables and tables[0] not in _TABLES:
         tables, key = [], tables[0]  # a complaint inside a value, such as the second number of a triple
@@ -179,4 +254,10 @@ def _first_complaint(error: ValidationError, text: str, where: str) -> str:
     return f"{key} = {first['input']!r} in {line} is not accepted: {message}"
 
 
-_TABLES: dict[str, Any] = {"model": ModelConfig, "train": TrainConfig, "concepts": ConceptsConfig}
+_TABLES: dict[str, Any] = {
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "finetune": FinetuneConfig,
+    "selfcritical": SelfCriticalConfig,
+    "concepts": ConceptsConfig,
+}

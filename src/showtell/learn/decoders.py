@@ -6,7 +6,8 @@
     every          the projected mean feature -> context         the context
     merge          the projected mean feature                    - (it meets the cell's output before the words)
     concepts       confidences of content words -> context       the context
-    attention, adaptive, topdown: see `learn.attending`; with cell `transformer`: see `learn.transformer`
+    concepts+vector  those and the projected mean -> context     the context
+    attention, adaptive, topdown, concepts+grid: see `learn.attending`; with cell `transformer`: see `learn.transformer`
 
 Words, cells and output layer are the same for every conditioning (`learn.steps`, `learn.cells`); they differ in what
 `start` computes once a picture and in what one step adds to the word (Tanti et al. 2018).
@@ -16,45 +17,48 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from showtell.learn.attending import AdaptiveDecoder, AttentionDecoder, TopDownDecoder
 from showtell.learn.cells import Cell, State
+from showtell.learn.concept_context import ConceptContext
 from showtell.learn.config import ModelConfig
 from showtell.learn.steps import Decoder, Forced, spread
 from showtell.learn.transformer import TransformerDecoder
 from showtell.text import PAD
 
 _ATTENDING = {"attention": AttentionDecoder, "adaptive": AdaptiveDecoder, "topdown": TopDownDecoder}
+_TOLD = ("concepts", "concepts+vector")
 
 
 class VectorDecoder(Decoder):
-    """A recurrent decoder that is given one vector a picture: `init`, `first`, `every`, `merge` or `concepts`.
+    """A recurrent decoder that is given one vector a picture: `init`, `first`, `every`, `merge`, `concepts` or
+    `concepts+vector`.
 
     Source: Karpathy & Fei-Fei 2015, eq. 13 to 15, and Vinyals et al. 2015, eq. 10 to 12, for `first`; Tanti et al. 2018
         for `init`, `every` ("par-inject") and `merge`; Wu et al. 2016 for `concepts`.
 
     Args:
         width: D, the features of one grid cell.
-        concepts: C, the content words that `concepts` predicts.
+        concepts: C, the content words that are predicted.
     """
 
     def __init__(self, config: ModelConfig, *, width: int, vocabulary_size: int, concepts: int = 0) -> None:
         super().__init__(config, vocabulary_size=vocabulary_size, seen=config.hidden)
         embedding, hidden, conditioning = config.embedding, config.hidden, config.conditioning
         assert config.cell != "transformer"
-        added = embedding if conditioning in ("every", "concepts") else 0
+        added = embedding if conditioning in ("every", *_TOLD) else 0
         self.cell = Cell(config.cell, embedding + added, hidden, layers=config.layers, dropout=config.dropout)
-        if conditioning in ("init", "concepts"):
+        if conditioning in ("init", *_TOLD):
             source = width if conditioning == "init" else embedding
             self.initial = nn.Linear(source, len(self.cell.names) * hidden)
-        if conditioning in ("first", "every", "merge"):
+        if conditioning in ("first", "every", "merge", "concepts+vector"):
             self.project = nn.Linear(width, embedding)
         if conditioning == "merge":
             self.merge = nn.Linear(hidden + embedding, hidden)
-        if conditioning == "concepts":
-            self.head = nn.Linear(width, concepts)
-            self.context = nn.Linear(concepts, embedding)
+        if conditioning in _TOLD:
+            self.concepts = ConceptContext(width, concepts, embedding)
+        if conditioning == "concepts+vector":
+            self.absent = nn.Parameter(torch.zeros(embedding))
 
     def start(self, features_BLD: Tensor) -> tuple[State, State]:
         pooled_BD = features_BLD.mean(1)
@@ -67,16 +71,14 @@ class VectorDecoder(Decoder):
                 return {"context": torch.tanh(self.project(pooled_BD))}, self.cell.zeros(pooled_BD)
             case "merge":
                 return {"picture": torch.tanh(self.project(pooled_BD))}, self.cell.zeros(pooled_BD)
-        return self.start_from_concepts(self.head(pooled_BD))
+        return self.start_from_concepts(self.concepts.head(pooled_BD), features_BLD)
 
-    def start_from_concepts(self, logits_BC: Tensor) -> tuple[State, State]:
-        """The same from the content words' logits, for captions that have no picture.
-
-        The square root spreads the small probabilities that most content words have. It is taken of the logarithm,
-        since ONNX Runtime's sigmoid is off by 1e-7, which is 3e-4 after a root near zero.
-        """
-        roots_BC = torch.exp(-0.5 * functional.softplus(-logits_BC))
-        context_BE = torch.tanh(self.context(roots_BC))
+    def start_from_concepts(self, logits_BC: Tensor, features_BLD: Tensor | None) -> tuple[State, State]:
+        """The same from the content words' logits; captions without pictures have no features."""
+        context_BE = self.concepts(logits_BC)
+        if self.config.conditioning == "concepts+vector":
+            context_BE = context_BE + (self.absent if features_BLD is None else self.project(features_BLD.mean(1)))
+        context_BE = torch.tanh(context_BE)
         return {"context": context_BE}, self.cell.unpack(self.initial(context_BE))
 
     def see(self, inputs_NE: Tensor, memory: State, state: State) -> tuple[Tensor, State, Tensor | None]:
@@ -108,7 +110,7 @@ class VectorDecoder(Decoder):
 
 def looks_at_grid(config: ModelConfig) -> bool:
     """Whether the decoder of a configuration needs more than the mean feature."""
-    return config.conditioning in _ATTENDING
+    return config.conditioning in (*_ATTENDING, "concepts+grid")
 
 
 def build_decoder(config: ModelConfig, *, width: int, vocabulary_size: int, concepts: int = 0) -> Decoder:
@@ -117,10 +119,12 @@ def build_decoder(config: ModelConfig, *, width: int, vocabulary_size: int, conc
     Args:
         width: D, the features of one grid cell.
         vocabulary_size: V.
-        concepts: C, the content words that `concepts` conditioning predicts (0 for the others).
+        concepts: C, the content words that `concepts` conditionings predict (0 for the others).
     """
     if config.cell == "transformer":
         return TransformerDecoder(config, width=width, vocabulary_size=vocabulary_size)
+    if config.conditioning == "concepts+grid":
+        return AttentionDecoder(config, width=width, vocabulary_size=vocabulary_size, concepts=concepts)
     if config.conditioning in _ATTENDING:
         return _ATTENDING[config.conditioning](config, width=width, vocabulary_size=vocabulary_size)
     return VectorDecoder(config, width=width, vocabulary_size=vocabulary_size, concepts=concepts)

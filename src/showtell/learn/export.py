@@ -23,7 +23,7 @@ from showtell.decoding import SearchOptions, search
 from showtell.errors import BackendError
 from showtell.learn.encoders import Encoder
 from showtell.learn.steps import Decoder
-from showtell.learn.training import TorchStep
+from showtell.learn.validation import TorchStep
 from showtell.text import START, Vocabulary
 
 _EXTERNAL_BYTES = 1024  # smaller initialisers stay inside the graph

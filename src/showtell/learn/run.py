@@ -20,11 +20,10 @@ from showtell.errors import ConfigError, DataError, ImageError, TrainingError
 from showtell.evaluation import evaluate
 from showtell.images import read_pixels
 from showtell.learn import checkpoint
-from showtell.learn.batches import Batch, CaptionTable
-from showtell.learn.cells import State
-from showtell.learn.concepts import Heads, Imitation, choose_concepts, count_concepts, fit_heads, tune_encoder
+from showtell.learn.batches import CaptionTable
+from showtell.learn.concepts import choose_concepts, count_concepts, tune_encoder
 from showtell.learn.config import RunConfig
-from showtell.learn.decoders import VectorDecoder, build_decoder, looks_at_grid
+from showtell.learn.decoders import build_decoder, looks_at_grid
 from showtell.learn.embeddings import (
     Coverage,
     WordVectors,
@@ -36,19 +35,19 @@ from showtell.learn.embeddings import (
 from showtell.learn.encoders import Encoder, build_encoder
 from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
+from showtell.learn.phases import Material, plan_phases
 from showtell.learn.progress import Progress, silent
 from showtell.learn.steps import Decoder
 from showtell.learn.training import (
     Loop,
-    Source,
-    StartBatch,
-    Validation,
+    Watch,
     build_vocabulary,
-    run_epochs,
-    search_options,
-    store_start,
-    tune_on_pairs,
+    choose_device,
+    run_phases,
+    split_weights,
+    unwatched,
 )
+from showtell.learn.validation import search_options
 from showtell.records import Example
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
@@ -82,6 +81,7 @@ def train(
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
+    watch: Watch = unwatched,
     progress: Progress = silent,
 ) -> Path:
     """Trains a captioner and returns the directory of its bundle.
@@ -90,35 +90,69 @@ def train(
         examples: Pictures with captions; `train` ones are learned from, `val` ones decide when to stop.
         text: Captions without pictures, for `concepts` conditioning. Those of pictures in `val` or `test` are dropped.
         resume: Go on with the run in `directory`.
-        features: Where the encoded pictures lie, for runs that share them; None: in `directory`.
         describe: What the bundle's manifest says of the data.
+        features: Where the encoded pictures lie, for runs that share them; None: in `directory`.
+        watch: Called after each epoch with its row of metrics.csv and what was said of each picture of `val`.
 
     Raises:
         ConfigError, DataError: The settings or the examples cannot make a run.
         TrainingError: The run broke off; its last checkpoint is in `directory`.
     """
-    directory = Path(directory)
+    fit(
+        config,
+        examples,
+        directory,
+        text=text,
+        resume=resume,
+        describe=describe,
+        features=features,
+        watch=watch,
+        progress=progress,
+    )
+    draw_curves(Path(directory) / "metrics.csv", Path(directory) / "curves.png")
+    return export_run(directory, progress=progress)
+
+
+def fit(
+    config: RunConfig,
+    examples: Sequence[Example],
+    directory: str | Path,
+    *,
+    text: Sequence[Example] = (),
+    resume: bool = False,
+    describe: dict[str, Any] | None = None,
+    features: str | Path | None = None,
+    watch: Watch = unwatched,
+    progress: Progress = silent,
+) -> float:
+    """Trains without making a bundle, and returns the best CIDEr on `val`; arguments and errors as `train`."""
+    directory, device = Path(directory), choose_device(config.train)
     _prepare(directory, config, resume)
     run = _open_run(config, examples, text, directory, progress)
     run.vectors = _prepared_vectors(run)
     run.coverage = _tell_coverage(run, run.vectors) if run.vectors is not None else None
-    encoder = _prepared_encoder(run)
-    pictures = [*run.train, *run.val]
+    encoder = _prepared_encoder(run).to(device)
     store = extract_features(
         encoder,
-        pictures,
+        [*run.train, *run.val],
         features or directory / "features",
         pooled=not looks_at_grid(config.model),
         progress=progress,
     )
-    loop = _build_loop(run, encoder, store, pictures)
+    material = _prepared_material(run, encoder, store, device)
+    identity = {
+        "config": config.to_json(),
+        "features": encoder.fingerprint(),
+        "data": _digest([*material.train, *material.val, *run.text]),
+    }
+    if run.vectors is not None:
+        identity["word_vectors"] = run.vectors.digest()
+    tuned = encoder if config.finetune.epochs else None
+    loop = Loop(config.train, material.decoder, tuned, run.vocabulary, directory, identity, progress, watch)
     goes_on = resume and (directory / "checkpoint.pt").exists()
     if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
         _write_description(run, describe or {})
-    run_epochs(loop, resume=goes_on)
-    tune_on_pairs(loop)
-    draw_curves(directory / "metrics.csv", directory / "curves.png")
-    return export_run(directory, progress=progress)
+    return run_phases(loop, plan_phases(material), resume=goes_on).best_score
 
 
 def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
@@ -133,7 +167,7 @@ def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
             "another directory"
         )
     if not resume:  # what a run that never reached a checkpoint left is of its own settings and data
-        for name in ("encoder.safetensors", "word_vectors.bin", "best.safetensors", "tuned.safetensors"):
+        for name in ("encoder.safetensors", "word_vectors.bin", "best.safetensors"):
             (directory / name).unlink(missing_ok=True)
     kept.write_text(settings, "utf-8")
 
@@ -151,7 +185,7 @@ def _open_run(
     for split, found in (("train", train_examples), ("val", val_examples)):
         if not found:
             raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
-    if text and config.model.conditioning != "concepts":
+    if text and not config.model.conditioning.startswith("concepts"):
         raise ConfigError(
             f"captions without pictures (--text) need conditioning 'concepts', this run has "
             f"{config.model.conditioning!r}; set it in [model], or leave --text out"
@@ -200,7 +234,7 @@ def _tell_coverage(run: Run, vectors: WordVectors) -> Coverage:
 def _prepared_encoder(run: Run) -> Encoder:
     """The encoder, tuned on the content words when the run is of that kind; its weights are kept with the run."""
     config = run.config
-    tunes = config.model.conditioning == "concepts"
+    tunes = config.model.conditioning.startswith("concepts")
     if tunes:
         run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
     kept = run.directory / "encoder.safetensors"
@@ -221,48 +255,36 @@ def _kept_encoder(directory: Path, config: RunConfig) -> Encoder:
     return encoder
 
 
-def _build_loop(run: Run, encoder: Encoder, store: FeatureStore, pictures: Sequence[Example]) -> Loop:
+def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore, device: torch.device) -> Material:
     config = run.config
-    row_of = {image: row for row, image in enumerate(store.images) if image not in store.failures}
-    readable = [[example for example in part if example.id in row_of] for part in (run.train, run.val)]
-    lost = len(pictures) - len(readable[0]) - len(readable[1])
+    known = {image for image in store.images if image not in store.failures}
+    train, val = ([example for example in part if example.id in known] for part in (run.train, run.val))
+    lost = len(run.train) + len(run.val) - len(train) - len(val)
     if lost:
         run.progress(f"{lost} unreadable pictures are left out (see {store.directory / 'index.jsonl'})", 1, 1)
-    rows_train, rows_val = (np.array([row_of[example.id] for example in part], np.int64) for part in readable)
-    if not len(rows_train) or not len(rows_val):
+    if not train or not val:
         raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
-    decoder = _build_decoder(run, encoder.width)
-    table = CaptionTable(readable[0], run.vocabulary, config.train.max_words)
+    table, val_table = (CaptionTable(part, run.vocabulary, config.train.max_words) for part in (train, val))
+    decoder = _new_decoder(run, encoder.width)
     decoder.expect_words(table.count_words(len(run.vocabulary)))
-    if isinstance(decoder, VectorDecoder) and run.concepts:
-        sources = _concept_sources(run, decoder, store, readable[0], rows_train)
-    else:
-        sources = [Source(table, store_start(decoder, store, rows_train), [example.id for example in readable[0]])]
-    validation = Validation(
-        readable[1],
-        CaptionTable(readable[1], run.vocabulary, config.train.max_words),
-        lambda items: store.read(rows_val[items]),
-    )
-    identity = {
-        "config": config.to_json(),
-        "features": encoder.fingerprint(),
-        "data": _digest([*readable[0], *readable[1], *run.text]),
-    }
-    if run.vectors is not None:
-        identity["word_vectors"] = run.vectors.digest()
-    return Loop(
-        config.train,
-        decoder,
-        run.vocabulary,
-        sources,
-        validation,
+    return Material(
+        config,
         run.directory,
-        identity,
-        progress=run.progress,
+        run.vocabulary,
+        encoder,
+        decoder.to(device),
+        train,
+        val,
+        run.text,
+        run.concepts,
+        store,
+        table,
+        val_table,
+        run.progress,
     )
 
 
-def _build_decoder(run: Run, width: int) -> Decoder:
+def _new_decoder(run: Run, width: int) -> Decoder:
     config, vectors = run.config, run.vectors
     torch.manual_seed(config.train.seed)
     model = config.model if vectors is None else replace(config.model, embedding=vectors.width)
@@ -278,56 +300,6 @@ def _digest(examples: Sequence[Example]) -> str:
     for example in examples:
         digest.update(repr((example.id, example.split, example.references)).encode())
     return digest.hexdigest()
-
-
-def _concept_sources(
-    run: Run, decoder: VectorDecoder, store: FeatureStore, paired: Sequence[Example], rows: NDArray[np.int64]
-) -> list[Source]:
-    """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
-    config = run.config
-    features_ND = np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
-    heads = fit_heads(features_ND, count_concepts(paired, run.concepts), config.concepts, config.train.seed)
-    run.progress(f"content words: honest cross-entropy {heads.loss:.4f} a word", 1, 1)
-    with torch.no_grad():
-        decoder.head.weight.copy_(heads.weight)
-        decoder.head.bias.copy_(heads.bias)
-    decoder.head.requires_grad_(False)
-    table = CaptionTable(paired, run.vocabulary, config.train.max_words)
-    sources = [Source(table, _start_from(decoder, heads), [example.id for example in paired])]
-    if run.text:
-        captions = [len(example.references) for example in paired]
-        imitation = Imitation.fit(
-            np.repeat(heads.honest_NC, captions, 0), count_concepts(_one_each(paired), run.concepts)
-        )
-        sources.append(_text_source(run, decoder, imitation))
-    return sources
-
-
-def _start_from(decoder: VectorDecoder, heads: Heads) -> StartBatch:
-    return lambda batch: decoder.start_from_concepts(torch.from_numpy(heads.honest_NC[batch.items_B]))
-
-
-def _one_each(examples: Sequence[Example]) -> list[Example]:
-    """An example a caption. Predictions are imitated caption by caption, as most paired pictures have one."""
-    return [replace(example, references=(text,)) for example in examples for text in example.references]
-
-
-def _text_source(run: Run, decoder: VectorDecoder, imitation: Imitation) -> Source:
-    examples = _one_each(run.text)
-    table = CaptionTable(examples, run.vocabulary, run.config.train.max_words)
-    concept_of = np.full(len(run.vocabulary), -1)
-    concept_of[[run.vocabulary.id_of(word) for word in run.concepts]] = np.arange(len(run.concepts))
-
-    def start(batch: Batch) -> tuple[State, State]:
-        concepts_NT = concept_of[batch.tokens_NT.numpy()]
-        rows, places = np.nonzero(concepts_NT >= 0)
-        truth_BC = np.zeros((len(batch.items_B), len(run.concepts)), np.float32)
-        truth_BC[rows, concepts_NT[rows, places]] = 1  # one caption an item, so captions are items
-        draw = int(torch.randint(2**31, ()))  # from PyTorch's generator, which the checkpoint keeps
-        drawn_BC = imitation.draw(truth_BC, np.random.default_rng((run.config.train.seed, draw)))
-        return decoder.start_from_concepts(torch.from_numpy(drawn_BC))
-
-    return Source(table, start, [example.id for example in examples])
 
 
 # the bundle
@@ -353,6 +325,27 @@ def _write_description(run: Run, describe: dict[str, Any]) -> None:
     (run.directory / "val.jsonl").write_text(lines, "utf-8")
 
 
+def read_val(directory: str | Path) -> list[Example]:
+    """The examples that a run is validated on.
+
+    Raises:
+        TrainingError: There is no run in `directory`.
+    """
+    try:
+        lines = (Path(directory) / "val.jsonl").read_text("utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise _no_run(Path(directory), error) from error
+    rows = map(json.loads, lines)
+    return [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
+
+
+def _no_run(directory: Path, error: FileNotFoundError) -> TrainingError:
+    return TrainingError(
+        f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first epoch is "
+        "not finished"
+    )
+
+
 def export_run(directory: str | Path, out: str | Path | None = None, *, progress: Progress = silent) -> Path:
     """The bundle of a run's best epoch so far, checked against PyTorch and scored on the run's `val` pictures.
 
@@ -361,24 +354,21 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         BackendError: The exported graphs do not say what PyTorch says.
     """
     directory = Path(directory)
+    val = read_val(directory)
     try:
         config = RunConfig(**json.loads((directory / "config.json").read_text("utf-8")))
         training = json.loads((directory / "data.json").read_text("utf-8"))
         vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
-        rows = [json.loads(line) for line in (directory / "val.jsonl").read_text("utf-8").splitlines()]
-        tuned = directory / "tuned.safetensors"
-        best = checkpoint.read_weights(tuned if tuned.exists() else directory / "best.safetensors")
+        best, tuned = split_weights(checkpoint.read_weights(directory / "best.safetensors"))
     except FileNotFoundError as error:
-        raise TrainingError(
-            f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first "
-            "epoch is not finished"
-        ) from error
+        raise _no_run(directory, error) from error
     # pretrained word vectors brought a width of their own
     config = replace(config, model=replace(config.model, embedding=best["words.weight"].shape[1]))
-    val = [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
     progress("exporting", 0, 3)
     encoder = _kept_encoder(directory, config)
-    concepts = len(best["head.bias"]) if "head.bias" in best else 0
+    if tuned:
+        encoder.network.load_state_dict(tuned)
+    concepts = len(best.get("concepts.head.bias", ()))
     decoder = build_decoder(config.model, width=encoder.width, vocabulary_size=len(vocabulary), concepts=concepts)
     decoder.load_state_dict(best)
     bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)

@@ -1,21 +1,23 @@
-"""Train a captioner: examples -> a run directory with a bundle in it.
+"""Train a captioner: phases of epochs over captions -> weights, scores, a checkpoint.
 
 A run directory holds
     config.json        the settings
-    features/          the store of the encoded pictures
-    encoder.safetensors  the encoder's weights, tuned or as they came
+    features/          the store of the encoded pictures; features-tuned/ that of a tuned encoder
+    encoder.safetensors  the encoder's weights as they came, or tuned on content words
     word_vectors.bin   the pretrained vectors of its words, when it starts from some
     vocabulary.json, data.json, val.jsonl   what the export needs to know of the data
     checkpoint.pt      where a stopped run goes on
-    best.safetensors   the decoder of the best epoch; tuned.safetensors after `pair_epochs`
+    best.safetensors   the weights of the best epoch; those of an encoder that is fine-tuned begin with "encoder."
     metrics.csv        a row an epoch; curves.png draws it
     bundle/            the captioner
-The loop is plain PyTorch: teacher forcing with label smoothing, AdamW with warm-up and a cosine, and after each epoch a
-real beam search on the `val` pictures, whose CIDEr decides which epoch is kept and when to stop.
+The loop is plain PyTorch. A phase (`words`, `pairs`, `finetune`, `selfcritical`) has its own loss, data and rates, and
+begins from the best weights so far; AdamW warms up and falls along a cosine, and after each epoch a real beam search on
+the `val` pictures decides by its CIDEr which epoch is kept and when to stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -27,42 +29,62 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
-from showtell.decoding import Arrays, SearchOptions, StepOutput, search
 from showtell.errors import ConfigError, TrainingError
 from showtell.learn import checkpoint
+from showtell.learn.averaging import MovingAverage
 from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.cells import State
 from showtell.learn.config import TrainConfig
+from showtell.learn.encoders import Encoder
 from showtell.learn.features import FeatureStore
+from showtell.learn.losses import Loss
 from showtell.learn.progress import Progress, silent
 from showtell.learn.steps import Decoder
-from showtell.metrics import score
+from showtell.learn.validation import Validated, Validation, validate
 from showtell.records import Example
-from showtell.text import PAD, Vocabulary, join_words, tokenise
+from showtell.text import Vocabulary, tokenise
 
-_PAIR_BATCH = 64  # pictures a step of `tune_on_pairs`
+_SAMPLES = 3  # captions of `val` that are shown after each epoch
+_ENCODER = "encoder."  # what the names of the encoder's weights begin with, beside the decoder's
 
-StartBatch = Callable[[Batch], tuple[State, State]]  # (memory, state) of a batch's pictures
+Row = dict[str, float | int | str]
+Watch = Callable[[Row, dict[str, str]], None]  # (the epoch's row of metrics.csv, what was said of each picture of val)
+
+
+def unwatched(row: Row, captions: dict[str, str]) -> None:
+    """A watch that does nothing."""
+
+
+class Started(NamedTuple):
+    """A batch whose captions are about to be said: what is said, and what the decoder knows of the pictures."""
+
+    batch: Batch
+    memory: State
+    state: State
+
+
+StartBatch = Callable[[Batch, np.random.Generator], Started]
 
 
 @dataclass
 class Position:
     """Where a run stands; all of it goes into the checkpoint."""
 
-    epoch: int = 0  # finished epochs
-    step: int = 0  # finished steps of the epoch under way
-    loss: float = 0.0  # summed over the tokens of the epoch under way
+    phase: int = 0
+    begun: int = 0  # finished epochs of the phases before
+    epoch: int = 0  # finished epochs of the phase
+    step: int = 0  # finished batches of the epoch under way
+    loss: float = 0.0  # what is shown, summed over the tokens of the epoch under way
     tokens: float = 0.0
     seconds: float = 0.0
-    best_epoch: int = 0
+    best_epoch: int = 0  # counted through the phases
     best_score: float = -1.0
 
 
@@ -76,27 +98,69 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The pictures that are captioned after each epoch."""
+class Phase:
+    """A part of the training.
 
-    examples: Sequence[Example]
-    table: CaptionTable
-    read: Callable[[NDArray[np.int64]], NDArray[np.float32]]  # picture numbers -> features (B, L, D)
+    Args:
+        loss: What a batch costs, given the share of the phase that is done.
+        rates: Parameters, and their learning rate at its peak.
+        warmup_steps: Batches during which the rates rise.
+        shows: The column of metrics.csv for what the loss shows.
+        begin_epoch: Called with the number of finished epochs before each.
+    """
+
+    name: str
+    epochs: int
+    sources: Sequence[Source]
+    validation: Validation
+    loss: Callable[[Started, float], Loss]
+    rates: Sequence[tuple[Sequence[nn.Parameter], float]]
+    batch_pictures: int
+    accumulate: int = 1
+    warmup_steps: int | None = None  # None: a tenth of the phase, no more than the configuration's
+    shows: str = "train_loss"
+    begin_epoch: Callable[[int], None] = lambda finished: None
 
 
 @dataclass
 class Loop:
-    """What the epochs share."""
+    """What the phases share.
+
+    Args:
+        encoder: Of a run that tunes it; its weights are kept with the decoder's.
+    """
 
     config: TrainConfig
     decoder: Decoder
+    encoder: Encoder | None
     vocabulary: Vocabulary
-    sources: Sequence[Source]
-    validation: Validation
     run: Path
     identity: dict[str, Any]  # what must be the same for a checkpoint to be of this run
     progress: Progress = silent
+    watch: Watch = unwatched
     position: Position = field(default_factory=Position)
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.words.weight.device
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights that the run trains, with those beside them."""
+        tuned = {} if self.encoder is None else self.encoder.network.state_dict()
+        return {**self.decoder.state_dict(), **{_ENCODER + name: tensor for name, tensor in tuned.items()}}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        ours, tuned = split_weights(weights)
+        self.decoder.load_state_dict(ours)
+        if self.encoder is not None:
+            self.encoder.network.load_state_dict(tuned)
+
+
+def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the decoder's weights, those of the encoder's network, none where it was not tuned)."""
+    ours = {name: tensor for name, tensor in weights.items() if not name.startswith(_ENCODER)}
+    tuned = {name.removeprefix(_ENCODER): tensor for name, tensor in weights.items() if name.startswith(_ENCODER)}
+    return ours, tuned
 
 
 def build_vocabulary(examples: Sequence[Example], config: TrainConfig) -> Vocabulary:
@@ -111,126 +175,158 @@ def build_vocabulary(examples: Sequence[Example], config: TrainConfig) -> Vocabu
     return vocabulary
 
 
-def run_epochs(loop: Loop, *, resume: bool) -> Position:
-    """Trains until the last epoch or until validation stops improving; the best decoder is in best.safetensors.
+def choose_device(config: TrainConfig) -> torch.device:
+    """Where a run computes.
+
+    Raises:
+        ConfigError: A CUDA device is asked for and there is none, or half precision where there is no support for it.
+    """
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise ConfigError("device = 'cuda' in [train], but PyTorch finds no CUDA device; give device = 'cpu' or 'auto'")
+    device = torch.device("cuda" if there and config.device != "cpu" else "cpu")
+    if config.precision == "float16" and device.type == "cpu":
+        raise ConfigError(
+            "precision = 'float16' in [train] needs a CUDA device; CPUs compute in 'float32', or some in 'bfloat16'"
+        )
+    return device
+
+
+# phases
+
+
+class _Tools(NamedTuple):
+    """What a phase changes weights with."""
+
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of float16's gradients; does nothing otherwise
+    average: MovingAverage
+    parameters: list[nn.Parameter]
+
+
+def run_phases(loop: Loop, phases: Sequence[Callable[[], Phase]], *, resume: bool) -> Position:
+    """Trains phase after phase; the loop's weights, and best.safetensors, are the best of all at the end.
+
+    Args:
+        phases: Each builds a phase once the weights it begins with are in place.
 
     Raises:
         TrainingError: The loss is not a number, the checkpoint is of another run, or the disk is full.
         KeyboardInterrupt: SIGINT or SIGTERM came; the checkpoint has been written.
     """
-    optimiser = torch.optim.AdamW(
-        [parameter for parameter in loop.decoder.parameters() if parameter.requires_grad],
-        lr=loop.config.learning_rate,
-        weight_decay=loop.config.weight_decay,
-        betas=(0.9, 0.98),
-    )
+    state: dict[str, Any] | None = None
     if resume:
-        _restore(loop, optimiser)
+        state = _read_state(loop)
     else:
         (loop.run / "metrics.csv").unlink(missing_ok=True)
     position = loop.position
     with _stop_requested() as stop_requested:
-        while position.epoch < loop.config.epochs and not _is_stale(loop):
-            _train_epoch(loop, optimiser, stop_requested)
-            row = _validate(loop)
-            _append_row(loop.run / "metrics.csv", row)
-            position.epoch, position.step = position.epoch + 1, 0
-            position.loss = position.tokens = position.seconds = 0.0
-            _save(loop, optimiser)
-    loop.decoder.load_state_dict(checkpoint.read_weights(loop.run / "best.safetensors"))
+        for number in range(position.phase, len(phases)):
+            if position.best_epoch:
+                loop.load(checkpoint.read_weights(loop.run / "best.safetensors"))
+            torch.manual_seed(1000 * loop.config.seed + number)
+            phase = phases[number]()
+            tools = _build_tools(loop, phase)
+            if state is not None:
+                _restore(loop, tools, state)
+                state = None
+            while position.epoch < phase.epochs and not _is_stale(loop):
+                phase.begin_epoch(position.epoch)
+                _train_epoch(loop, phase, tools, stop_requested)
+                _finish_epoch(loop, phase, tools)
+            if number + 1 < len(phases):
+                position.begun, position.phase, position.epoch = position.begun + position.epoch, number + 1, 0
+    loop.load(checkpoint.read_weights(loop.run / "best.safetensors"))
     return position
 
 
-def tune_on_pairs(loop: Loop) -> None:
-    """A few passes over the pictures with captions alone, from the best epoch on; the result is tuned.safetensors.
-
-    Takes seconds, so a stop in between starts it again.
-    """
-    config, pairs = loop.config, loop.sources[0]
-    kept = loop.run / "tuned.safetensors"
-    if not config.pair_epochs or kept.exists():
-        return
-    torch.manual_seed(config.seed)
-    parameters = [parameter for parameter in loop.decoder.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=config.pair_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98))
-    loop.decoder.train()
-    for epoch in range(config.pair_epochs):
-        batches = pairs.table.epoch(np.random.default_rng(epoch), _PAIR_BATCH)
-        for number, items in enumerate(batches, 1):
-            batch = pairs.table.batch(items)
-            loss, _ = caption_loss(loop.decoder, *pairs.start(batch), batch, config.label_smoothing)
-            _update(loop.decoder, optimiser, loss, config.clip_norm)
-            loop.progress(f"tuning on pairs, pass {epoch + 1}/{config.pair_epochs}", number, len(batches))
-    checkpoint.write_weights(kept, loop.decoder.state_dict())
-
-
-def _update(decoder: Decoder, optimiser: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(decoder.parameters(), clip_norm)
-    optimiser.step()
+def _build_tools(loop: Loop, phase: Phase) -> _Tools:
+    groups = [
+        {"params": [parameter for parameter in group if parameter.requires_grad], "lr": rate, "peak": rate}
+        for group, rate in phase.rates
+    ]
+    parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    return _Tools(
+        torch.optim.AdamW(groups, weight_decay=loop.config.weight_decay, betas=(0.9, 0.98)),
+        torch.amp.GradScaler(loop.device.type, enabled=loop.config.precision == "float16"),
+        MovingAverage(parameters, loop.config.average),
+        parameters,
+    )
 
 
 def _is_stale(loop: Loop) -> bool:
-    return loop.position.epoch - loop.position.best_epoch >= loop.config.patience
+    position = loop.position
+    return position.begun + position.epoch - max(position.begun, position.best_epoch) >= loop.config.patience
 
 
-def _train_epoch(loop: Loop, optimiser: torch.optim.Optimizer, stop_requested: Callable[[], bool]) -> None:
+def _train_epoch(loop: Loop, phase: Phase, tools: _Tools, stop_requested: Callable[[], bool]) -> None:
     """The rest of the epoch that the position names."""
     config, position = loop.config, loop.position
-    batches = _plan(loop)
-    total_steps = config.epochs * len(batches)
+    batches = _plan(loop, phase)
+    total_steps = phase.epochs * len(batches)
+    warmup_steps = phase.warmup_steps
+    if warmup_steps is None:
+        warmup_steps = min(config.warmup_steps, total_steps // 10)
+    title = "" if phase.name == "words" else f"{phase.name} "
     loop.decoder.train()
+    if loop.encoder is not None:
+        loop.encoder.train()
     began = time.perf_counter() - position.seconds
     for source, items in batches[position.step :]:
         step = position.epoch * len(batches) + position.step
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.warmup_steps, total_steps)
-        batch = source.table.batch(items)
-        memory, state = source.start(batch)
-        loss, tokens = caption_loss(loop.decoder, memory, state, batch, config.label_smoothing)
-        if not torch.isfinite(loss):
+        rng = np.random.default_rng((config.seed, position.phase, step))
+        with _precision(loop):
+            started = source.start(source.table.batch(items).to(loop.device), rng)
+            loss = phase.loss(started, step / total_steps)
+        if not torch.isfinite(loss.value):
             raise TrainingError(
-                f"the loss is {loss.item()} in step {position.step + 1} of epoch {position.epoch + 1}, whose batch is "
-                f"{', '.join(source.names[item] for item in items)}; lower learning_rate, or look for damaged features"
+                f"the loss is {loss.value.item()} in step {position.step + 1} of {title}epoch {position.epoch + 1}, "
+                f"whose batch is {', '.join(source.names[item] for item in items)}; lower learning_rate, or look for "
+                "damaged features"
             )
-        _update(loop.decoder, optimiser, loss, config.clip_norm)
+        tools.scaler.scale(loss.value / phase.accumulate).backward()
         position.step += 1
-        position.loss += loss.item() * tokens
-        position.tokens += tokens
+        position.loss += loss.shown * loss.tokens
+        position.tokens += loss.tokens
         position.seconds = time.perf_counter() - began
         loop.progress(
-            f"epoch {position.epoch + 1}/{config.epochs}, loss {position.loss / position.tokens:.3f}, "
-            f"{position.tokens / position.seconds:,.0f} tokens/s",
+            f"{title}epoch {position.epoch + 1}/{phase.epochs}, {phase.shows.removeprefix('train_')} "
+            f"{position.loss / position.tokens:.3f}, {position.tokens / position.seconds:,.0f} tokens/s",
             position.step,
             len(batches),
         )
+        if position.step % phase.accumulate and position.step < len(batches):
+            continue
+        _update(tools, _schedule(step, warmup_steps, total_steps), config.clip_norm)
         if stop_requested():
-            _save(loop, optimiser)
+            _save(loop, tools)
             raise KeyboardInterrupt
 
 
-def _plan(loop: Loop) -> list[tuple[Source, NDArray[np.int64]]]:
+def _plan(loop: Loop, phase: Phase) -> list[tuple[Source, NDArray[np.int64]]]:
     """The batches of the epoch, the same however often a run is stopped."""
-    rng = np.random.default_rng((loop.config.seed, loop.position.epoch))
-    batches = [
-        (source, items) for source in loop.sources for items in source.table.epoch(rng, loop.config.batch_pictures)
-    ]
+    rng = np.random.default_rng((loop.config.seed, loop.position.begun + loop.position.epoch))
+    batches = [(source, items) for source in phase.sources for items in source.table.epoch(rng, phase.batch_pictures)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def caption_loss(
-    decoder: Decoder, memory: State, state: State, batch: Batch, label_smoothing: float
-) -> tuple[Tensor, float]:
-    """(mean cross-entropy of a token in nats, number of tokens), each caption counted by its weight."""
-    logits_MV = decoder(memory, state, batch.tokens_NT[:, :-1], batch.rows_N).logits_MV
-    inputs, targets = batch.tokens_NT[:, :-1], batch.tokens_NT[:, 1:]
-    weights_M = batch.weights_N[:, None].expand_as(targets)[inputs != PAD]
-    targets_M = targets[inputs != PAD]
-    weights_M = weights_M * (targets_M != PAD)  # after a shorter caption's END comes nothing
-    losses_M = functional.cross_entropy(logits_MV, targets_M, reduction="none", label_smoothing=label_smoothing)
-    total = weights_M.sum()
-    return (losses_M * weights_M).sum() / total, float(total)
+def _precision(loop: Loop) -> Any:
+    """The context in which matrix products are computed in the run's precision."""
+    if loop.config.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(loop.device.type, getattr(torch, loop.config.precision))
+
+
+def _update(tools: _Tools, share: float, clip_norm: float) -> None:
+    """One step of the optimiser at a share of its peak rates."""
+    for group in tools.optimiser.param_groups:
+        group["lr"] = group["peak"] * share
+    tools.scaler.unscale_(tools.optimiser)
+    torch.nn.utils.clip_grad_norm_(tools.parameters, clip_norm)
+    tools.scaler.step(tools.optimiser)
+    tools.scaler.update()
+    tools.optimiser.zero_grad(set_to_none=True)
+    tools.average.update()
 
 
 def _schedule(step: int, warmup: int, total: int) -> float:
@@ -240,86 +336,41 @@ def _schedule(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
-# validation
-
-
-class TorchStep:
-    """A decoder as the search wants it: numpy in, numpy out. It keeps nothing between calls."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder.eval()
-
-    @torch.inference_mode()
-    def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
-        memory, state = self.decoder.start(torch.from_numpy(features_BLD))
-        return _to_numpy(memory), _to_numpy(state)
-
-    @torch.inference_mode()
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
-        step = self.decoder.step(torch.from_numpy(tokens_N), _to_torch(memory), _to_torch(state))
-        alpha = None if step.alpha_NL is None else step.alpha_NL.numpy()
-        return StepOutput(step.logits_NV.log_softmax(-1).numpy(), _to_numpy(step.state), alpha)
-
-
-def _to_numpy(tensors: State) -> Arrays:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _to_torch(arrays: Arrays) -> State:
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def search_options(config: TrainConfig) -> SearchOptions:
-    """The search by which a run is validated and its bundle speaks."""
-    return SearchOptions(beam=config.beam, length_penalty=config.length_penalty)
-
-
-def caption_examples(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    validation: Validation,
-    options: SearchOptions,
-    batch_pictures: int = 64,
-) -> Iterator[str]:
-    """The best caption of each picture, in order."""
-    step = TorchStep(decoder)
-    for items in validation.table.in_order(batch_pictures):
-        for best in search(step, validation.read(items), options):
-            yield join_words(vocabulary.decode(best[0].tokens))
-
-
-def _validate(loop: Loop) -> dict[str, float | int | str]:
-    """The row of metrics.csv for the epoch that has just ended; keeps the decoder when it is the best so far."""
-    config, position, validation = loop.config, loop.position, loop.validation
+def _finish_epoch(loop: Loop, phase: Phase, tools: _Tools) -> None:
+    """Scores the epoch, keeps its weights when they are the best so far, and saves where the run stands."""
+    position = loop.position
     began = time.perf_counter()
-    loop.decoder.eval()
-    loss = tokens = 0.0
-    with torch.inference_mode():
-        for items in validation.table.in_order(config.batch_pictures):
-            batch = validation.table.batch(items)
-            memory, state = loop.decoder.start(torch.from_numpy(validation.read(items)))
-            value, count = caption_loss(loop.decoder, memory, state, batch, 0.0)
-            loss, tokens = loss + float(value) * count, tokens + count
-    texts = list(caption_examples(loop.decoder, loop.vocabulary, validation, search_options(config)))
-    candidates = {example.id: text for example, text in zip(validation.examples, texts, strict=True)}
-    references = {example.id: example.references for example in validation.examples}
-    metrics = score(candidates, references, split="val", beam=config.beam).metrics
-    if metrics["CIDEr"] > position.best_score:
-        position.best_score, position.best_epoch = metrics["CIDEr"], position.epoch + 1
-        checkpoint.write_weights(loop.run / "best.safetensors", loop.decoder.state_dict())
-    example = validation.examples[0]
-    loop.progress(
-        f"epoch {position.epoch + 1}: val CIDEr {metrics['CIDEr']:.3f}, {Path(example.id).name}: {texts[0]}",
-        1,
-        1,
-    )
+    with tools.average.in_place():
+        loop.decoder.eval()
+        if loop.encoder is not None:
+            loop.encoder.eval()
+        found = validate(loop.decoder, loop.vocabulary, phase.validation, loop.config)
+        if found.metrics["CIDEr"] > position.best_score:
+            position.best_score = found.metrics["CIDEr"]
+            position.best_epoch = position.begun + position.epoch + 1
+            checkpoint.write_weights(loop.run / "best.safetensors", loop.weights())
+    row = _row(position, phase, found, time.perf_counter() - began)
+    loop.progress(f"epoch {row['epoch']} ({phase.name}): val CIDEr {found.metrics['CIDEr']:.3f}", 1, 1)
+    said = list(found.captions.items())
+    for name, text in said[:: -(-len(said) // _SAMPLES)]:
+        loop.progress(f"    {name}: {text}", 1, 1)
+    _append_row(loop.run / "metrics.csv", row)
+    position.epoch, position.step = position.epoch + 1, 0
+    position.loss = position.tokens = position.seconds = 0.0
+    _save(loop, tools)
+    loop.watch(row, found.captions)
+
+
+def _row(position: Position, phase: Phase, found: Validated, seconds: float) -> Row:
+    shown: Row = {"train_loss": "", "reward": "", phase.shows: round(position.loss / position.tokens, 6)}
     return {
-        "epoch": position.epoch + 1,
-        "train_loss": round(position.loss / position.tokens, 6),
-        "val_loss": round(loss / tokens, 6),
-        **{name: round(metrics[name], 6) for name in ("CIDEr", "BLEU-4", "ROUGE-L", "distinct", "mean_length")},
+        "epoch": position.begun + position.epoch + 1,
+        "phase": phase.name,
+        **shown,
+        "val_loss": round(found.loss, 6),
+        **{name: round(found.metrics[name], 6) for name in ("CIDEr", "BLEU-4", "ROUGE-L", "distinct", "mean_length")},
         "train_seconds": round(position.seconds, 1),
-        "val_seconds": round(time.perf_counter() - began, 1),
+        "val_seconds": round(seconds, 1),
         "tokens_per_second": round(position.tokens / position.seconds),
         "memory_mb": anonymous_memory_mb(),
     }
@@ -334,7 +385,7 @@ def anonymous_memory_mb() -> int:
     return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def _append_row(path: Path, row: dict[str, float | int | str]) -> None:
+def _append_row(path: Path, row: Row) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
@@ -346,29 +397,40 @@ def _append_row(path: Path, row: dict[str, float | int | str]) -> None:
 # stopping and going on
 
 
-def _save(loop: Loop, optimiser: torch.optim.Optimizer) -> None:
+def _save(loop: Loop, tools: _Tools) -> None:
     state = {
         "identity": json.dumps(loop.identity, sort_keys=True),
         "position": asdict(loop.position),
-        "decoder": loop.decoder.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "weights": loop.weights(),
+        "optimiser": tools.optimiser.state_dict(),
+        "scaler": tools.scaler.state_dict(),
+        "average": tools.average.state_dict(),
         "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if loop.device.type == "cuda" else [],
     }
     checkpoint.write_checkpoint(loop.run / "checkpoint.pt", state)
 
 
-def _restore(loop: Loop, optimiser: torch.optim.Optimizer) -> None:
+def _read_state(loop: Loop) -> dict[str, Any]:
     state = checkpoint.read_checkpoint(loop.run / "checkpoint.pt")
-    if state["identity"] != json.dumps(loop.identity, sort_keys=True):
+    if state.get("identity") != json.dumps(loop.identity, sort_keys=True) or "weights" not in state:
         raise TrainingError(
             f"the checkpoint in {loop.run} is of a run with other settings or data; go on with the settings in its "
             "config.json, or give another directory"
         )
-    loop.decoder.load_state_dict(state["decoder"])
-    optimiser.load_state_dict(state["optimiser"])
-    torch.set_rng_state(state["random"])
     loop.position = Position(**state["position"])
-    _drop_rows_after(loop.run / "metrics.csv", loop.position.epoch)
+    _drop_rows_after(loop.run / "metrics.csv", loop.position.begun + loop.position.epoch)
+    return state
+
+
+def _restore(loop: Loop, tools: _Tools, state: dict[str, Any]) -> None:
+    loop.load(state["weights"])
+    tools.optimiser.load_state_dict(state["optimiser"])
+    tools.scaler.load_state_dict(state["scaler"])
+    tools.average.load_state_dict(state["average"])
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"]:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
 def _drop_rows_after(path: Path, epoch: int) -> None:
@@ -401,4 +463,9 @@ def _stop_requested() -> Iterator[Callable[[], bool]]:
 
 def store_start(decoder: Decoder, store: FeatureStore, rows: NDArray[np.int64]) -> StartBatch:
     """Starts captions from the stored features of their pictures; `rows` are the table's pictures in the store."""
-    return lambda batch: decoder.start(torch.from_numpy(store.read(rows[batch.items_B])))
+
+    def start(batch: Batch, rng: np.random.Generator) -> Started:
+        features_BLD = torch.from_numpy(store.read(rows[batch.items_B])).to(batch.tokens_NT.device)
+        return Started(batch, *decoder.start(features_BLD))
+
+    return start

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from showtell.datasets.inspection import Inspection
-from showtell.errors import BackendError, DataError, ImageError
-from showtell.images import read_image
+from showtell.errors import ImageError
 from showtell.records import Example
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from showtell.report.page import COLOUR, draw_svg, plain, read_thumbnail, write_page
 
 _SHEET = 24  # pictures of the contact sheet
-_THUMBNAIL = 240  # pixels of the longer side
-_COLOUR = "#3a6ea5"
 
 
 @dataclass(frozen=True)
@@ -39,17 +32,15 @@ def write_inspection(found: Inspection, examples: Sequence[Example], source: str
         BackendError: matplotlib or Jinja2 is not installed.
         DataError: The file cannot be written.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise BackendError("the page needs Jinja2 and matplotlib; run: pip install 'showtell[report]'") from error
-    template = (files("showtell.report") / "templates" / "inspection.html").read_text("utf-8")
-    page = Environment(autoescape=True).from_string(template)
-    html = page.render(found=found, source=source, tiles=_tiles(found), plots=_plots(found), sheet=_sheet(examples))
-    try:
-        Path(path).write_text(html, "utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+    write_page(
+        path,
+        "inspection.html",
+        found=found,
+        source=source,
+        tiles=_tiles(found),
+        plots=_plots(found),
+        sheet=_sheet(examples),
+    )
 
 
 def _tiles(found: Inspection) -> list[tuple[str, str]]:
@@ -69,11 +60,6 @@ def _tiles(found: Inspection) -> list[tuple[str, str]]:
 
 
 def _plots(found: Inspection) -> list[str]:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError("the page's plots need matplotlib; run: pip install 'showtell[report]'") from error
     drawings: list[tuple[str, str, str, Any]] = [
         ("Captions a picture", "captions", "pictures", lambda axes: _bars(axes, found.captions_a_picture)),
         ("Length of captions", "words", "captions", lambda axes: _bars(axes, found.caption_lengths)),
@@ -87,42 +73,28 @@ def _plots(found: Inspection) -> list[str]:
     ]
     if found.sizes:
         drawings.append(("Sizes of pictures", "width, pixels", "height, pixels", lambda axes: _dots(axes, found.sizes)))
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "showtell"}):
-        return [_draw(Figure(figsize=(5, 3.2), layout="constrained"), *drawing) for drawing in drawings]
+    return [draw_svg(partial(_draw, *drawing)) for drawing in drawings]
 
 
-def _draw(figure: Figure, title: str, across: str, up: str, draw: Any) -> str:
-    axes = figure.subplots()
+def _draw(title: str, across: str, up: str, draw: Any, axes: Any) -> None:
     draw(axes)
     axes.set(title=title, xlabel=across, ylabel=up)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    written = io.StringIO()
-    figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    svg = written.getvalue()
-    return svg[svg.index("<svg") :]
 
 
 def _bars(axes: Any, counts: dict[int, int]) -> None:
-    axes.bar(list(counts), list(counts.values()), color=_COLOUR, width=0.9)
+    axes.bar(list(counts), list(counts.values()), color=COLOUR, width=0.9)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _line(axes: Any, points: Sequence[tuple[int, int]]) -> None:
-    axes.plot(*zip((0, 0), *points, strict=True), color=_COLOUR)
+    axes.plot(*zip((0, 0), *points, strict=True), color=COLOUR)
 
 
 def _names(axes: Any, counts: Sequence[tuple[str, int]]) -> None:
     places = range(len(counts))
-    axes.barh(places, [count for _, count in counts], color=_COLOUR)
-    axes.set_yticks(places, [_plain(word) for word, _ in counts], fontsize=7)
+    axes.barh(places, [count for _, count in counts], color=COLOUR)
+    axes.set_yticks(places, [plain(word) for word, _ in counts], fontsize=7)
     axes.invert_yaxis()
-
-
-def _plain(word: str) -> str:
-    """The word without the sign that begins a formula for matplotlib, and cut where it is endless."""
-    return word.replace("$", "＄")[:24]
 
 
 def _dots(axes: Any, sizes: Sequence[tuple[int, int]]) -> None:
@@ -131,7 +103,7 @@ def _dots(axes: Any, sizes: Sequence[tuple[int, int]]) -> None:
         counts[size] = counts.get(size, 0) + 1
     largest = max(counts.values())
     areas = [8 + 150 * count / largest for count in counts.values()]
-    axes.scatter(*zip(*counts, strict=True), s=areas, color=_COLOUR, alpha=0.35, linewidths=0, rasterized=True)
+    axes.scatter(*zip(*counts, strict=True), s=areas, color=COLOUR, alpha=0.35, linewidths=0, rasterized=True)
     axes.set(xlim=(0, None), ylim=(0, None))
 
 
@@ -141,14 +113,11 @@ def _sheet(examples: Sequence[Example]) -> list[Card]:
     step = max(1, len(examples) // _SHEET)
     for example in examples[::step][:_SHEET]:
         try:
-            picture = read_image(str(example.image), draft=2 * _THUMBNAIL)
+            jpeg = read_thumbnail(str(example.image))
         except ImageError:
             continue
-        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        written = io.BytesIO()
-        picture.save(written, "JPEG", quality=80)
         first = next(iter(example.references), "") or next(
             (text for region in example.regions for text in (*region.phrases, region.category or "") if text), ""
         )
-        cards.append(Card(example.id, first, base64.b64encode(written.getvalue()).decode()))
+        cards.append(Card(example.id, first, jpeg))
     return cards

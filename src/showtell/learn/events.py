@@ -1,0 +1,35 @@
+"""What a run tells TensorBoard: the numbers of each epoch, and some captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from showtell.errors import BackendError
+from showtell.learn.training import Row, Watch
+
+_CAPTIONS = 12
+
+
+def watch_in_tensorboard(directory: str | Path) -> Watch:
+    """A watch that writes events into a directory; a run that goes on adds to them.
+
+    Raises:
+        BackendError: tensorboardX is not installed.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise BackendError("events need tensorboardX; run: pip install 'showtell[tensorboard]'") from error
+    writer = SummaryWriter(str(directory))
+
+    def watch(row: Row, captions: dict[str, str]) -> None:
+        epoch = int(row["epoch"])
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "epoch":
+                writer.add_scalar(name, value, epoch)
+        said = list(captions.items())
+        lines = [f"`{name}`: {text}" for name, text in said[:: -(-len(said) // _CAPTIONS)]]
+        writer.add_text("captions of val", "\n\n".join(lines), epoch)
+        writer.flush()
+
+    return watch

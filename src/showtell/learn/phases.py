@@ -1,0 +1,272 @@
+"""What a run trains, in order: words, pairs, the encoder too, and its own captions.
+
+words         the decoder, on stored features; with `concepts`, also on captions without pictures
+pairs         `pair_epochs`: the pictures with captions alone
+finetune      encoder and decoder, from pixels
+selfcritical  the decoder, on the rewards of its own captions, from stored features of the encoder as it is then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from showtell.errors import ConfigError
+from showtell.learn.attending import AttentionDecoder
+from showtell.learn.augment import Sides
+from showtell.learn.batches import Batch, CaptionTable
+from showtell.learn.concepts import Heads, Imitation, count_concepts, fit_heads
+from showtell.learn.config import RunConfig
+from showtell.learn.decoders import VectorDecoder, looks_at_grid
+from showtell.learn.encoders import Encoder
+from showtell.learn.features import FeatureStore, extract_features
+from showtell.learn.losses import Loss, caption_loss
+from showtell.learn.pictures import Pixels
+from showtell.learn.progress import Progress
+from showtell.learn.selfcritical import Judge, self_critical_loss
+from showtell.learn.steps import Decoder
+from showtell.learn.training import Phase, Source, StartBatch, Started, store_start
+from showtell.learn.validation import Validation
+from showtell.records import Example
+from showtell.text import Vocabulary
+
+_PAIR_BATCH = 64  # pictures a step of the phase `pairs`
+
+
+@dataclass(frozen=True)
+class Material:
+    """What phases are made of.
+
+    Args:
+        train, val: Pictures that can be read.
+        text: Captions without pictures.
+        store: Features of the encoder as it was before any phase.
+    """
+
+    config: RunConfig
+    directory: Path
+    vocabulary: Vocabulary
+    encoder: Encoder
+    decoder: Decoder
+    train: Sequence[Example]
+    val: Sequence[Example]
+    text: Sequence[Example]
+    concepts: Sequence[str]
+    store: FeatureStore
+    table: CaptionTable
+    val_table: CaptionTable
+    progress: Progress
+
+
+def plan_phases(material: Material) -> list[Callable[[], Phase]]:
+    """The phases that the settings ask for, each built when it begins."""
+    config = material.config
+    sources = _sources(material)
+    kept: list[Callable[[], Phase]] = [lambda: _words(material, sources)]
+    if config.train.pair_epochs:
+        kept.append(lambda: _pairs(material, sources[0]))
+    if config.finetune.epochs:
+        kept.append(lambda: _finetune(material))
+    if config.selfcritical.epochs:
+        kept.append(lambda: _selfcritical(material, sources[0]))
+    return kept
+
+
+def _words(material: Material, sources: Sequence[Source]) -> Phase:
+    config = material.config.train
+    return Phase(
+        "words",
+        config.epochs,
+        sources,
+        _stored_validation(material, material.store),
+        _cross_entropy(material),
+        [(list(material.decoder.parameters()), config.learning_rate)],
+        config.batch_pictures,
+        config.accumulate,
+        config.warmup_steps,
+    )
+
+
+def _pairs(material: Material, pairs: Source) -> Phase:
+    config = material.config.train
+    rates = [(list(material.decoder.parameters()), config.pair_rate)]
+    return replace(
+        _words(material, [pairs]),
+        name="pairs",
+        epochs=config.pair_epochs,
+        rates=rates,
+        batch_pictures=_PAIR_BATCH,
+        warmup_steps=None,
+    )
+
+
+def _finetune(material: Material) -> Phase:
+    config, encoder, decoder = material.config.finetune, material.encoder, material.decoder
+    encoder.requires_grad_(False)
+    tuned = list(encoder.top_parameters(config.stages))
+    for parameter in tuned:
+        parameter.requires_grad_(True)
+    if config.checkpointing:
+        _checkpoint_activations(encoder)
+    sides = Sides(config.mirror_words, material.vocabulary)
+    train, val = (Pixels(part, encoder, decoder, config, sides) for part in (material.train, material.val))
+
+    def unfreeze(finished: int) -> None:
+        stages = config.stages
+        if config.unfreeze_every:
+            stages = min(stages, 1 + finished // config.unfreeze_every)
+        learning = {id(parameter) for parameter in encoder.top_parameters(stages)}
+        for parameter in tuned:
+            parameter.requires_grad_(id(parameter) in learning)
+
+    return Phase(
+        "finetune",
+        config.epochs,
+        [Source(material.table, train.start, [example.id for example in material.train])],
+        Validation(material.val, material.val_table, val.read),
+        _cross_entropy(material),
+        [(list(decoder.parameters()), config.learning_rate), (tuned, config.encoder_rate)],
+        config.batch_pictures,
+        config.accumulate,
+        begin_epoch=unfreeze,
+    )
+
+
+def _checkpoint_activations(encoder: Encoder) -> None:
+    try:
+        encoder.network.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError) as error:
+        raise ConfigError(
+            f"encoder {encoder.name!r} cannot compute its activations twice; set checkpointing = false in [finetune]"
+        ) from error
+
+
+def _selfcritical(material: Material, pairs: Source) -> Phase:
+    config, encoder, decoder = material.config.selfcritical, material.encoder, material.decoder
+    encoder.requires_grad_(False)
+    store = material.store
+    if material.config.finetune.epochs:
+        store = extract_features(
+            encoder.eval(),
+            [*material.train, *material.val],
+            material.directory / "features-tuned",
+            pooled=not looks_at_grid(material.config.model),
+            progress=material.progress,
+        )
+        pairs = replace(pairs, start=store_start(decoder, store, _rows(store, material.train)))
+    judge = Judge(material.table, len(material.vocabulary))
+    return Phase(
+        "selfcritical",
+        config.epochs,
+        [pairs],
+        _stored_validation(material, store),
+        self_critical_loss(decoder, judge, config, material.config.train.max_words, _cross_entropy(material)),
+        [(list(decoder.parameters()), config.learning_rate)],
+        config.batch_pictures,
+        shows="reward",
+    )
+
+
+def _cross_entropy(material: Material) -> Callable[[Started, float], Loss]:
+    config, decoder = material.config.train, material.decoder
+    forced = torch.compile(decoder, dynamic=True) if config.compile else decoder
+
+    def loss(started: Started, done: float) -> Loss:
+        value, tokens = caption_loss(
+            forced,  # type: ignore[arg-type]
+            started.memory,
+            started.state,
+            started.batch,
+            config.label_smoothing,
+            own_words=config.own_words * done,
+            attention_penalty=config.attention_penalty,
+        )
+        return Loss(value, value.item(), tokens)
+
+    return loss
+
+
+def _rows(store: FeatureStore, examples: Sequence[Example]) -> NDArray[np.int64]:
+    row_of = {image: row for row, image in enumerate(store.images)}
+    return np.array([row_of[example.id] for example in examples], np.int64)
+
+
+def _stored_validation(material: Material, store: FeatureStore) -> Validation:
+    rows = _rows(store, material.val)
+    return Validation(material.val, material.val_table, lambda items: store.read(rows[items]))
+
+
+# what the decoder is started from
+
+
+def _sources(material: Material) -> list[Source]:
+    """Pictures with captions, then captions without."""
+    decoder, rows = material.decoder, _rows(material.store, material.train)
+    names = [example.id for example in material.train]
+    if not material.concepts:
+        return [Source(material.table, store_start(decoder, material.store, rows), names)]
+    assert isinstance(decoder, VectorDecoder | AttentionDecoder)
+    return _concept_sources(material, decoder, rows, names)
+
+
+def _concept_sources(
+    material: Material, decoder: VectorDecoder | AttentionDecoder, rows: NDArray[np.int64], names: Sequence[str]
+) -> list[Source]:
+    """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
+    config, store, train = material.config, material.store, material.train
+    features_ND = np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
+    heads = fit_heads(features_ND, count_concepts(train, material.concepts), config.concepts, config.train.seed)
+    material.progress(f"content words: honest cross-entropy {heads.loss:.4f} a word", 1, 1)
+    with torch.no_grad():
+        decoder.concepts.head.weight.copy_(heads.weight)
+        decoder.concepts.head.bias.copy_(heads.bias)
+    decoder.concepts.head.requires_grad_(False)
+    sources = [Source(material.table, _start_pairs(material, decoder, heads, rows), names)]
+    if material.text:
+        captions = [len(example.references) for example in train]
+        imitation = Imitation.fit(
+            np.repeat(heads.honest_NC, captions, 0), count_concepts(_one_each(train), material.concepts)
+        )
+        sources.append(_text_source(material, decoder, imitation))
+    return sources
+
+
+def _start_pairs(
+    material: Material, decoder: VectorDecoder | AttentionDecoder, heads: Heads, rows: NDArray[np.int64]
+) -> StartBatch:
+    alone = material.config.model.conditioning == "concepts"
+
+    def start(batch: Batch, rng: np.random.Generator) -> Started:
+        device = batch.tokens_NT.device
+        logits_BC = torch.from_numpy(heads.honest_NC[batch.items_B]).to(device)
+        features_BLD = None if alone else torch.from_numpy(material.store.read(rows[batch.items_B])).to(device)
+        return Started(batch, *decoder.start_from_concepts(logits_BC, features_BLD))
+
+    return start
+
+
+def _one_each(examples: Sequence[Example]) -> list[Example]:
+    """An example a caption. Predictions are imitated caption by caption, as most paired pictures have one."""
+    return [replace(example, references=(text,)) for example in examples for text in example.references]
+
+
+def _text_source(material: Material, decoder: VectorDecoder | AttentionDecoder, imitation: Imitation) -> Source:
+    examples, vocabulary, concepts = _one_each(material.text), material.vocabulary, material.concepts
+    table = CaptionTable(examples, vocabulary, material.config.train.max_words)
+    concept_of = np.full(len(vocabulary), -1)
+    concept_of[[vocabulary.id_of(word) for word in concepts]] = np.arange(len(concepts))
+
+    def start(batch: Batch, rng: np.random.Generator) -> Started:
+        concepts_NT = concept_of[batch.tokens_NT.cpu().numpy()]
+        rows, places = np.nonzero(concepts_NT >= 0)
+        truth_BC = np.zeros((len(batch.items_B), len(concepts)), np.float32)
+        truth_BC[rows, concepts_NT[rows, places]] = 1  # one caption an item, so captions are items
+        logits_BC = torch.from_numpy(imitation.draw(truth_BC, rng)).to(batch.tokens_NT.device)
+        return Started(batch, *decoder.start_from_concepts(logits_BC, None))
+
+    return Source(table, start, [example.id for example in examples])
