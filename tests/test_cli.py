@@ -25,7 +25,7 @@ from showtell.cli import main
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
-COMMANDS = ("caption", "train", "evaluate", "score", "export", "encoders")
+COMMANDS = ("caption", "train", "evaluate", "report", "score", "export", "encoders")
 
 
 @dataclass(frozen=True)
@@ -653,3 +653,43 @@ def test_the_default_model_says_different_things(run: Run, shared_data: Path) ->
     result = run("caption", *val, "--json")
     assert result.code == 0
     assert len({row["caption"] for row in result.rows}) > len(val) / 2, result.out
+
+
+# pages
+
+
+def test_a_run_has_a_report(run: Run, toy_run: Path, tmp_path: Path) -> None:
+    result = run("report", toy_run, "--out", tmp_path / "page.html", "--each", "2", "--resamples", "0")
+    assert (result.code, result.lines) == (0, [str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert "<svg" in page
+    finished = Path(shutil.copytree(toy_run, tmp_path / "toy"))
+    assert run("report", finished, "--resamples", "0").lines == [str(finished / "report.html")]
+    nothing = run("report", tmp_path / "nowhere")
+    assert nothing.code != 0
+    assert "no run is there" in nothing.err
+
+
+def test_an_evaluation_has_a_page(run: Run, bundle_dir: Path, toy_data: Path, tmp_path: Path) -> None:
+    page = tmp_path / "val.html"
+    result = run("evaluate", bundle_dir, "--data", toy_data, "--page", page, "--resamples", "0")
+    assert result.code == 0
+    assert "CIDEr" in result.out
+    assert page.read_text("utf-8").count("data:image/jpeg;base64,") == 6
+
+
+def test_a_run_shares_features_and_writes_events(
+    run: Run, toy_data: Path, toy_run: Path, tmp_path: Path, tiny: Path
+) -> None:
+    pytest.importorskip("tensorboardX", reason="needs the extra 'tensorboard'")
+    command = ("train", tiny, "--data", toy_data, "--epochs", "1", "--tensorboard", "--features", tmp_path / "store")
+    assert run(*command, "--out", tmp_path / "one").code == 0
+    features = (tmp_path / "store" / "features.npy").stat().st_mtime_ns
+    assert not (tmp_path / "one" / "features").exists()
+    (events,) = (tmp_path / "one" / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"CIDEr" in written
+    assert b"captions" in written
+    assert run(*command, "--out", tmp_path / "two").code == 0
+    assert (tmp_path / "store" / "features.npy").stat().st_mtime_ns == features

@@ -241,6 +241,7 @@ def report(
     each: Annotated[int, typer.Option("--each", min=1, help="Pictures in each gallery.")] = 12,
     beam: Beam = None,
     resamples: Resamples = 1000,
+    as_json: Json = False,
 ) -> None:
     """Write a page about a run: scores, curves, good, median and worst captions of `val`.
 
@@ -264,7 +265,7 @@ def report(
         found = run_evaluation(captioner, val, "val", options=options, scoring=scoring, progress=progress)
     page = out or run / "report.html"
     write_gallery(found, val, page, title=run.resolve().name, metrics=run / "metrics.csv", each=each)
-    print(page)
+    print(json.dumps({"page": str(page), "scores": found.scores.to_json()}) if as_json else page)
     _tell_failures(found.failures)
 
 

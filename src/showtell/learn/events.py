@@ -29,7 +29,7 @@ def watch_in_tensorboard(directory: str | Path) -> Watch:
                 writer.add_scalar(name, value, epoch)
         said = list(captions.items())
         lines = [f"`{name}`: {text}" for name, text in said[:: -(-len(said) // _CAPTIONS)]]
-        writer.add_text("captions of val", "\n\n".join(lines), epoch)
+        writer.add_text("captions", "\n\n".join(lines), epoch)
         writer.flush()
 
     return watch

@@ -27,6 +27,7 @@ from showtell.learn.progress import Progress, silent
 from showtell.records import Example
 
 _FORMAT = 1
+_LARGEST = float(np.finfo(np.float16).max)
 _BATCH = 16  # pictures an encoder pass; larger ones are no faster on a CPU
 _READERS = 2  # threads that decode pictures while the encoder runs
 
@@ -190,4 +191,4 @@ def _encode(encoder: Encoder, batch: list[_Read], shape: tuple[int, int]) -> NDA
     if readable:
         grid = encoder(torch.from_numpy(np.stack(list(readable.values()))).to(encoder.mean.device))
         out[list(readable)] = (grid.mean(1, keepdim=True) if shape[0] == 1 else grid).cpu().numpy()
-    return out
+    return np.clip(out, -_LARGEST, _LARGEST)  # an encoder with random weights goes far beyond
