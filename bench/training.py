@@ -24,6 +24,7 @@ random numbers in both. Where RSICD's captions are not there, only the second pa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -214,12 +215,13 @@ def serve(name: str, work: Work, orders: Connection) -> None:
     sampler.start()
 
     def batches() -> Batches:
-        while (asked := orders.recv()) is not None:
+        while asked := orders.recv():
             began = perf_counter()
             yield from asked
             orders.send((perf_counter() - began, sampler.peak))
 
-    LEARNERS[name](work, batches())
+    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # whoever asks has been stopped
+        LEARNERS[name](work, batches())
 
 
 def ask(name: str, orders: Connection, batches: list[NDArray[np.int64]]) -> tuple[float, int]:
@@ -252,7 +254,7 @@ def measure(work: Work, rounds: int, batches: int) -> None:
             seconds, peaks[name] = ask(name, ends[name], part)
             costs[name].append(seconds / tokens)
     for end in ends.values():
-        end.send(None)
+        end.send([])
 
     distinct = np.mean([len(table.captions_of(item)) for item in range(len(table))])
     print(

@@ -229,6 +229,30 @@ def test_signals_from_outside_stop_the_process_with_a_checkpoint(
     assert checkpoint.read_checkpoint(tmp_path / "run" / "checkpoint.pt")["position"]["epoch"] >= 1
 
 
+def test_a_process_killed_with_signal_9_goes_on_to_the_same_curve(
+    settings: RunConfig, toy_data: Path, tmp_path: Path, train: Train
+) -> None:
+    settings = with_phases(settings)
+    code = (
+        "import json, sys\n"
+        "from showtell.datasets import read_native\n"
+        "from showtell.learn.config import RunConfig\n"
+        "from showtell.learn.run import fit\n"
+        "def tell(what, done, total):\n"
+        "    if what.startswith('selfcritical epoch 2/') and done == 2: print('going', flush=True)\n"
+        "fit(RunConfig(**json.loads(sys.argv[1])), read_native(sys.argv[2]), sys.argv[3], progress=tell)\n"
+    )
+    command = [sys.executable, "-c", code, json.dumps(settings.to_json()), str(toy_data), str(tmp_path / "killed")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "going\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    train(settings, tmp_path / "killed", resume=True)
+    train(settings, tmp_path / "whole")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_a_run_killed_before_its_first_checkpoint_goes_on_too(
     train: Train, settings: RunConfig, tmp_path: Path
 ) -> None:
