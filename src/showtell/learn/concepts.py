@@ -111,7 +111,8 @@ def tune_encoder(
     encoder.requires_grad_(False)
     for parameter in tuned:
         parameter.requires_grad_(True)
-    head = _new_head(encoder.width, truth_NC)
+    device = encoder.mean.device
+    head = _new_head(encoder.width, truth_NC).to(device)
     optimiser = torch.optim.AdamW(
         [
             {"params": tuned, "lr": config.encoder_rate},
@@ -135,8 +136,9 @@ def tune_encoder(
                 flipped_B = torch.from_numpy(rng.random(len(rows)) < 0.5)[:, None, None, None]
                 pixels = torch.where(flipped_B, pixels.flip(2), pixels)
                 chosen = order[start : start + _TUNE_BATCH][rows]
-                logits_BC = head(functional.dropout(encoder(pixels).mean(1), _HEAD_DROPOUT))
-                loss = functional.binary_cross_entropy_with_logits(logits_BC, torch.from_numpy(truth_NC[chosen]))
+                truth_BC = torch.from_numpy(truth_NC[chosen]).to(device)
+                logits_BC = head(functional.dropout(encoder(pixels.to(device)).mean(1), _HEAD_DROPOUT))
+                loss = functional.binary_cross_entropy_with_logits(logits_BC, truth_BC)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()

@@ -131,7 +131,7 @@ def fit(
     run = _open_run(config, examples, text, directory, progress)
     run.vectors = _prepared_vectors(run)
     run.coverage = _tell_coverage(run, run.vectors) if run.vectors is not None else None
-    encoder = _prepared_encoder(run).to(device)
+    encoder = _prepared_encoder(run, device)
     store = extract_features(
         encoder,
         [*run.train, *run.val],
@@ -231,7 +231,7 @@ def _tell_coverage(run: Run, vectors: WordVectors) -> Coverage:
     return coverage
 
 
-def _prepared_encoder(run: Run) -> Encoder:
+def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
     """The encoder, tuned on the content words when the run is of that kind; its weights are kept with the run."""
     config = run.config
     tunes = config.model.conditioning.startswith("concepts")
@@ -239,9 +239,9 @@ def _prepared_encoder(run: Run) -> Encoder:
         run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
     kept = run.directory / "encoder.safetensors"
     if kept.exists():
-        return _kept_encoder(run.directory, config)
+        return _kept_encoder(run.directory, config).to(device)
     torch.manual_seed(config.train.seed)
-    encoder = build_encoder(config.model)
+    encoder = build_encoder(config.model).to(device)
     if tunes:
         truth_NC = count_concepts(run.train, run.concepts)
         tune_encoder(encoder, run.train, truth_NC, config.concepts, config.train.seed, run.progress)
