@@ -31,6 +31,19 @@ def held_out(folder: Path, pictures: int) -> tuple[dict[str, str], dict[str, str
     return ours, theirs, {image: captions[:-1] for image, captions in groups.items()}
 
 
+def test_pictures_whose_references_differ_are_scored_by_themselves_too() -> None:
+    rng = np.random.default_rng(0)
+    written = {str(n): [" ".join(rng.choice(list("abcdefgh"), 4)) for _ in range(3)] for n in range(70)}
+    apart = {name: written[name] for name in list(written)[:30]}
+    repeated = {name: captions if name in apart else [*captions, captions[0]] for name, captions in written.items()}
+    said = {name: captions[1] for name, captions in written.items()}
+    found = score(said, repeated).metrics
+    assert found["CIDEr-differing"] == pytest.approx(score({n: said[n] for n in apart}, apart).metrics["CIDEr"])
+    assert "CIDEr-differing" not in score(said, written).metrics  # no picture repeats any
+    fewer = {name: [*captions, captions[0].upper()] if name == "0" else captions for name, captions in repeated.items()}
+    assert "CIDEr-differing" not in score(said, fewer).metrics  # 29 pictures are too few
+
+
 def test_plain_cider_is_the_cosine_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     words = [f"w{number}" for number in range(6)]

@@ -22,6 +22,8 @@ from showtell.records import Scores
 
 Words = tuple[str, ...]
 
+_FEWEST = 30  # pictures that a score of some of them is given for
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
@@ -49,7 +51,8 @@ def score(
     """The scores of one caption a picture against what people wrote of it.
 
     `BLEU-1` … `BLEU-4` (of the corpus), `ROUGE-L` and `CIDEr` are those of the COCO evaluation code; its CIDEr is
-    CIDEr-D, and `CIDEr-plain` is the one without -D. Beside them stand the captions' variety (see `diversity`) and
+    CIDEr-D, and `CIDEr-plain` is the one without -D. `CIDEr-differing` is that of the pictures whose references all
+    differ, where others repeat some (30 pictures or more). Beside them stand the captions' variety (see `diversity`) and
     `constant_CIDEr`, what the best single reference scores when it is said of every picture: a captioner below it has
     learned nothing from the pictures. An empty caption is allowed and scores what saying nothing earns.
 
@@ -147,8 +150,16 @@ class _Scorer:
         known = self._options.known
         metrics |= diversity([[tokens] for tokens in said], None if known is None else set(map(self._tokens, known)))
         metrics["constant_CIDEr"] = self._cider.best_constant()[1]
+        metrics |= self._where_references_differ(words)
         metrics |= self._hallucination(candidates)
         return _System(metrics, parts, tuple(missing))
+
+    def _where_references_differ(self, said: Sequence[Words]) -> dict[str, float]:
+        """CIDEr-D of the pictures without a repeated reference, where others have some: repeats drive it up."""
+        rows = [row for row, captions in enumerate(self._words) if len(set(captions)) == len(captions)]
+        if not _FEWEST <= len(rows) < len(said):
+            return {}
+        return {"CIDEr-differing": Cider([self._words[row] for row in rows]).score([said[row] for row in rows])[0]}
 
     def _java(self, metric: JavaMetric, said: Sequence[Words]) -> Contributions:
         if metric == "SPICE":
