@@ -52,9 +52,9 @@ def score(
 
     `BLEU-1` … `BLEU-4` (of the corpus), `ROUGE-L` and `CIDEr` are those of the COCO evaluation code; its CIDEr is
     CIDEr-D, and `CIDEr-plain` is the one without -D. `CIDEr-differing` is that of the pictures whose references all
-    differ, where others repeat some (30 pictures or more). Beside them stand the captions' variety (see `diversity`) and
-    `constant_CIDEr`, what the best single reference scores when it is said of every picture: a captioner below it has
-    learned nothing from the pictures. An empty caption is allowed and scores what saying nothing earns.
+    differ, where others repeat some (30 pictures or more). Beside them stand the captions' variety (see `diversity`)
+    and `constant_CIDEr`, what the best single reference scores when it is said of every picture: a captioner below it
+    has learned nothing from the pictures. An empty caption is allowed and scores what saying nothing earns.
 
     Args:
         split: What the pictures are (`val`, `test`), carried into the result; `beam` likewise.
