@@ -24,6 +24,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python bench/images.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/rewards.py
+	$(PIP) keras
+	$(BIN)/python bench/training.py
 	$(BIN)/python bench/datasets.py
 	$(BIN)/python bench/duplicates.py
 
