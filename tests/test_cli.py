@@ -25,7 +25,7 @@ from showtell.cli import main
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
-COMMANDS = ("caption", "train", "evaluate", "report", "score", "export", "encoders")
+COMMANDS = ("caption", "train", "tune", "evaluate", "report", "score", "export", "encoders")
 
 
 @dataclass(frozen=True)
@@ -398,7 +398,7 @@ def _row(image: str, caption: str = "a cat", split: str = "train") -> str:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("epochs = 20", "epoch = 20", "unknown key 'epoch' in {}:10; did you mean 'epochs'? [train] accepts seed, epo"),
+        ("epochs = 20", "epoch = 20", "unknown key 'epoch' in {}:10; did you mean 'epochs'? [train] accepts seed, dev"),
         ("[train]", "[trian]", "unknown key 'trian' in {}:9; did you mean 'train'?"),
         ("epochs = 20", "epochs = 0", "epochs = 0 in {}:10 is not accepted"),
         ('"init"', '"middle"', "conditioning = 'middle' in {}:5 is not accepted"),

@@ -87,6 +87,11 @@ def test_what_is_wrong_is_named_with_its_line(read: Any, text: str, sentence: st
         read(text)
 
 
+def test_a_space_is_for_the_search(read: Any) -> None:
+    with pytest.raises(ConfigError, match=r"run\.toml has a \[space\]: 'showtell tune' searches it, and writes a best"):
+        read('[space]\n"model.hidden" = { choices = [256, 512] }\n')
+
+
 def test_an_unknown_recipe_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no recipe 'mobil'; accepted are .*\.toml file or one of: .*mobile.*rsicd"):
         read_config("mobil")

@@ -12,6 +12,7 @@ import typer
 
 from showtell import __version__
 from showtell.cli import data as data_commands
+from showtell.cli import tune as tune_command
 from showtell.cli.sources import (
     ColumnNames,
     Data,
@@ -137,6 +138,7 @@ def train(
 
     Example: showtell train rsicd --data rsicd --out runs/aerial --encoder-weights mobilenetv2_100.safetensors
     """
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from showtell.cli.progress import reporting
@@ -161,7 +163,8 @@ def train(
     captions = [example for path in text or () for example in read_captions(path)]
     named = [f"{path.name} (pictures with captions)" for path in data]
     named += [f"{path.name} (captions without pictures)" for path in text or ()]
-    with reporting() as report:
+    events = watch_in_tensorboard(out / "tensorboard") if tensorboard else nullcontext(unwatched)
+    with reporting() as report, events as watch:
         examples = read_sources(sources, report)
         try:
             bundle = run_training(
@@ -172,7 +175,7 @@ def train(
                 resume=resume,
                 describe={"data": named},
                 features=features,
-                watch=watch_in_tensorboard(out / "tensorboard") if tensorboard else unwatched,
+                watch=watch,
                 progress=report,
             )
         except KeyboardInterrupt:
@@ -183,6 +186,9 @@ def train(
         print(json.dumps({"bundle": str(bundle), "scores": scores}))
     else:
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
+
+
+app.command()(tune_command.tune)
 
 
 @app.command()

@@ -208,6 +208,18 @@ def read_config(source: str | Path) -> RunConfig:
     Raises:
         ConfigError: There is no such file or recipe, it is not TOML, or a key or value is not accepted.
     """
+    tables, text, where = read_tables(source)
+    if "space" in tables:
+        raise ConfigError(f"{where} has a [space]: 'showtell tune' searches it, and writes a best.toml to train with")
+    return parse_tables(tables, text, where)
+
+
+def read_tables(source: str | Path) -> tuple[dict[str, Any], str, str]:
+    """(the tables, the text, its name for messages) of a TOML file, or of a recipe by its name.
+
+    Raises:
+        ConfigError: There is no such file or recipe, or it is not TOML.
+    """
     path = Path(source)
     if path.suffix != ".toml" and not path.exists():
         if str(source) not in list_recipes():
@@ -222,9 +234,19 @@ def read_config(source: str | Path) -> RunConfig:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     try:
-        return RunConfig(**tomllib.loads(text))
+        return tomllib.loads(text), text, where
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
+
+
+def parse_tables(tables: dict[str, Any], text: str, where: str) -> RunConfig:
+    """The settings of a TOML file's tables.
+
+    Raises:
+        ConfigError: A key or value is not accepted.
+    """
+    try:
+        return RunConfig(**tables)
     except ValidationError as error:
         raise ConfigError(_first_complaint(error, text, where)) from error
 

@@ -104,7 +104,9 @@ def self_critical_loss(
     def loss(started: Started, done: float) -> Loss:
         batch, memory, state = started
         longest = min(max_words, batch.tokens_NT.shape[1])  # two words more than the longest reference
+        decoder.eval()
         drawn = draw_captions(decoder, memory, state, captions=config.captions, max_words=longest)
+        decoder.train()
         rewards_BK = judge.score(drawn.tokens_NT, np.repeat(batch.items_B, config.captions)).view(-1, config.captions)
         if config.baseline == "others":
             others_BK = (rewards_BK.sum(1, keepdim=True) - rewards_BK) / (config.captions - 1)

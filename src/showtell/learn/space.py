@@ -15,11 +15,9 @@ import itertools
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
-from importlib.resources import files
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
@@ -27,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 from pydantic import ValidationError
 
 from showtell.errors import ConfigError
-from showtell.learn.config import RunConfig, _first_complaint, list_recipes
+from showtell.learn.config import RunConfig, parse_tables, read_tables
 from showtell.report.trials import show
 
 if TYPE_CHECKING:
@@ -119,14 +117,11 @@ def read_search(source: str | Path, space: str | Path | None = None) -> Search:
     Raises:
         ConfigError: A file cannot be read, or a key or value is not accepted.
     """
-    tables, text, where = _read_tables(source)
+    tables, text, where = read_tables(source)
     given = tables.pop("space", None)
-    try:
-        config = RunConfig(**tables)
-    except ValidationError as error:
-        raise ConfigError(_first_complaint(error, text, where)) from error
+    config = parse_tables(tables, text, where)
     if space is not None:
-        others, text, where = _read_tables(space)
+        others, text, where = read_tables(space)
         if "space" not in others:
             raise ConfigError(f"{where} has no table [space]; {_EXAMPLE}")
         given = others["space"]
@@ -181,27 +176,6 @@ def _refusal(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     return first["msg"].lower().replace("input should", "it should")
-
-
-def _read_tables(source: str | Path) -> tuple[dict[str, Any], str, str]:
-    """(the tables, the text, its name for messages) of a TOML file, or of a recipe by its name."""
-    path = Path(source)
-    if path.suffix != ".toml" and not path.exists():
-        if str(source) not in list_recipes():
-            raise ConfigError(
-                f"there is no recipe {str(source)!r}; accepted are the path of a .toml file or one of: "
-                + ", ".join(list_recipes())
-            )
-        text, where = (files("showtell.recipes") / f"{source}.toml").read_text("utf-8"), f"{source}.toml"
-    else:
-        try:
-            text, where = path.read_text("utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    try:
-        return tomllib.loads(text), text, where
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not TOML: {error}") from error
 
 
 _EXAMPLE = 'give fields to search, such as "train.learning_rate" = { low = 1e-4, high = 3e-3, log = true }'
@@ -263,8 +237,8 @@ def _parse_entry(name: str, entry: Any) -> Range | Choices:
         return _parse_choices(name, entry["choices"])
     if "choices" in keys or not {"low", "high"} <= keys <= {"low", "high", "step", "log"}:
         raise ConfigError(
-            f"{name!r} has the keys {', '.join(entry) or 'of nothing'}; accepted are low and high, with step or "
-            "log = true where wanted, or choices alone"
+            f"{name!r} has {'the keys ' + ', '.join(entry) if entry else 'no keys'}; accepted are low and high, with "
+            "step or log = true where wanted, or choices alone"
         )
     if number is None:
         raise ConfigError(f"{name!r} is not a number and has no low and high; give it {{ choices = [...] }}")
@@ -276,7 +250,9 @@ def _number_type(name: str) -> type | None:
     table, _, key = name.partition(".")
     if table not in _TABLES or key not in (valid := [item.name for item in fields(_TABLES[table])]):
         known = [f"{table}.{item.name}" for table, record in _TABLES.items() for item in fields(record)]
-        close = difflib.get_close_matches(name, known, n=1)
+        close = [other for other in known if other.endswith(f".{key or table}")] or difflib.get_close_matches(
+            name, known
+        )
         hint = f"did you mean {close[0]!r}? " if close else ""
         accepted = f"{table}. is followed by one of {', '.join(valid)}" if table in _TABLES else _of_tables()
         raise ConfigError(f"unknown field {name!r}; {hint}{accepted}")

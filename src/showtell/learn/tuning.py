@@ -19,10 +19,9 @@ import hashlib
 import json
 import math
 import shutil
-import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +29,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from showtell.errors import BackendError, ConfigError, DataError, TrainingError
+from showtell.errors import ConfigError, DataError, TrainingError
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import looks_at_grid
 from showtell.learn.progress import Progress, silent
 from showtell.learn.run import fit
 from showtell.learn.space import Choices, Range, Search, with_values
+from showtell.learn.study import open_storage, require_search_stack
 from showtell.learn.training import Row
 from showtell.records import Example
 from showtell.report.curves import Epoch, read_metrics
@@ -136,7 +136,7 @@ def tune(
         progress,
     )
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), _without_chatter(), _opened(directory / "study.db") as storage:
+    with open_storage(directory) as storage:
         study = _open_study(work, storage, seed)
         fields_searched = "; ".join(f"{name} ({values.describe()})" for name, values in search.space.items())
         progress(f"searching {fields_searched}", 1, 1)
@@ -147,79 +147,6 @@ def tune(
                 _try(work, study, _next_trial(study, seed))
                 _clear(work, study)
         return _conclude(work, study)
-
-
-def require_search_stack() -> None:
-    """Raises:
-    BackendError: Optuna or what draws the page is not installed; the sentence has the line that installs them.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in ("optuna", "matplotlib", "jinja2") if find_spec(name) is None]
-    if missing:
-        raise BackendError(
-            f"a search needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
-            "run: pip install 'showtell[tune]'"
-        )
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keeps a second process out of a search: it would take the trial under way for one that was killed."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        yield
-        return
-    with (directory / "study.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"a search is under way in {directory}; wait until it has ended, or give another directory"
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """The database; what it complains of while it is open is said in a sentence."""
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage
-    from sqlalchemy.exc import SQLAlchemyError
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=60)
-        # Safe without a sync of the disk at each of Optuna's many small writes, which take seconds on a busy one.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
-
-    try:
-        # A path as part of the URL would be taken apart at its "?" and "%".
-        storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
-        try:
-            yield storage
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        reason = str(getattr(error.__cause__ or error, "orig", None) or error).splitlines()[0]
-        raise TrainingError(
-            f"cannot use the search in {path}: {reason}; make room, or give another directory"
-        ) from error
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    from optuna import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _open_study(work: _Work, storage: optuna.storages.RDBStorage, seed: int) -> optuna.Study:
@@ -323,7 +250,7 @@ def _train(work: _Work, trial: optuna.Trial, config: RunConfig, directory: Path,
     import optuna
 
     last = _all_epochs(config)
-    reported: set[int] = set()
+    reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def judge(epoch: int, cider: float) -> None:
         if epoch not in reported:
@@ -340,7 +267,6 @@ def _train(work: _Work, trial: optuna.Trial, config: RunConfig, directory: Path,
     resume = (directory / "checkpoint.pt").exists()
     if not resume:
         shutil.rmtree(directory, ignore_errors=True)
-    reported |= set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     for epoch in _epochs(directory):  # a kill may have come between an epoch's checkpoint and its report
         judge(int(epoch.number), epoch.values["CIDEr"])
     return fit(

@@ -72,11 +72,12 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
         DataError: The file cannot be written.
     """
     try:
-        from jinja2 import Environment
+        from jinja2 import Environment, FunctionLoader
     except ImportError as error:
         raise BackendError("the page needs Jinja2 and matplotlib; run: pip install 'showtell[report]'") from error
-    source = (files("showtell.report") / "templates" / template).read_text("utf-8")
-    html = Environment(autoescape=True).from_string(source).render(values)
+    templates = files("showtell.report") / "templates"
+    loader = FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
+    html = Environment(autoescape=True, loader=loader).get_template(template).render(values)
     try:
         Path(path).write_text(html, "utf-8", "replace")  # names of files may hold halves of characters
     except OSError as error:
