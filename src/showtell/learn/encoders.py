@@ -68,6 +68,7 @@ class Encoder(nn.Module):
 
     def __init__(self, network: nn.Module, name: str, preprocessing: Preprocessing) -> None:
         super().__init__()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as pixels come, and faster
         self.network = network
         self.name = name
         self.preprocessing = preprocessing
