@@ -52,11 +52,12 @@ def no_cross_entropy(started: Started, done: float) -> Loss:
     raise AssertionError("it is not asked for")
 
 
+@pytest.mark.parametrize("top_words", [0, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_logprobs_are_those_of_teacher_forcing_without_what_is_never_said(kind: str) -> None:
+def test_logprobs_are_those_of_teacher_forcing_among_the_words_that_can_be_drawn(kind: str, top_words: int) -> None:
     decoder = build(kind).eval()
     memory, state = decoder.start(features())
-    drawn = draw_captions(decoder, memory, state, captions=4, max_words=6)
+    drawn = draw_captions(decoder, memory, state, captions=4, max_words=6, top_words=top_words)
     assert drawn.tokens_NT.shape[0] == 12
     assert drawn.tokens_NT.shape[1] <= 7
     assert not np.isin(drawn.tokens_NT.numpy(), [START, UNK]).any()
@@ -65,6 +66,8 @@ def test_logprobs_are_those_of_teacher_forcing_without_what_is_never_said(kind: 
     logits = torch.zeros(*inputs.shape, len(VOCABULARY))
     logits[inputs != PAD] = decoder(memory, state, inputs, rows).logits_MV
     logits[:, :, [PAD, START, UNK]] = -torch.inf
+    if top_words:
+        logits[logits < logits.topk(top_words).values[..., -1:]] = -torch.inf
     expected = logits.log_softmax(-1).gather(2, drawn.tokens_NT[:, :, None])[:, :, 0]
     going = drawn.tokens_NT != PAD
     torch.testing.assert_close(drawn.logprobs_NT[going], expected[going], rtol=1e-4, atol=1e-5)
@@ -83,7 +86,7 @@ def test_draws_follow_the_distribution_and_greedy_takes_the_likeliest() -> None:
     drawn = draw_captions(decoder, memory, state, captions=20_000, max_words=0).tokens_NT[:, 0]
     shares = torch.bincount(drawn, minlength=len(VOCABULARY)) / 20_000
     torch.testing.assert_close(shares, first.softmax(-1), rtol=0, atol=0.015)
-    greedy = draw_captions(decoder, memory, state, captions=1, max_words=0, greedy=True).tokens_NT
+    greedy = draw_captions(decoder, memory, state, captions=1, max_words=0, top_words=1).tokens_NT
     assert greedy.item() == first.argmax().item()
 
 
@@ -162,7 +165,7 @@ def test_the_reward_rises_from_where_cross_entropy_leaves_it(kind: str) -> None:
         optimiser.step()
     assert np.mean(shown[-10:]) > np.mean(shown[:10])
     decoder.eval()
-    ended = draw_captions(decoder, *decoder.start(features()), captions=1, max_words=6, greedy=True).tokens_NT
+    ended = draw_captions(decoder, *decoder.start(features()), captions=1, max_words=6, top_words=1).tokens_NT
     assert (ended == END).any(1).all()  # sentences end where people's do
 
 

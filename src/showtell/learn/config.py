@@ -147,6 +147,7 @@ class SelfCriticalConfig:
     learning_rate: Rate = 5e-5  # at its peak
     batch_pictures: Positive = 64
     captions: Annotated[int, Field(ge=1, le=50)] = 5  # that are sampled of a picture
+    top_words: Count = 8  # each word is drawn from so many, the likeliest; 0: from all
     baseline: Literal["others", "greedy"] = "others"  # what a caption must beat: the mean of the others, or greedy's
     cross_entropy: Share = 0.05  # the share of the loss that stays cross-entropy on the references
 

@@ -40,23 +40,29 @@ class Drawn(NamedTuple):
 
 
 def draw_captions(
-    decoder: Decoder, memory: State, state: State, *, captions: int, max_words: int, greedy: bool = False
+    decoder: Decoder, memory: State, state: State, *, captions: int, max_words: int, top_words: int = 0
 ) -> Drawn:
-    """Captions word by word from the decoder's own distribution, or its likeliest words; gradients are kept."""
+    """Captions word by word from the decoder's own distribution; gradients are kept.
+
+    Args:
+        top_words: Each word is one of the likeliest so many, whose probabilities, and `logprobs`, are among themselves
+            (Fan et al. 2018); 1: greedy, 0: all words.
+    """
     state = {name: value.repeat_interleave(captions, 0) for name, value in state.items()}
     rows = len(next(iter(state.values())))
-    device = decoder.words.weight.device
+    device, words = decoder.words.weight.device, len(decoder.words.weight)
     tokens_N = torch.full((rows,), START, device=device)
     going_N = torch.ones(rows, dtype=torch.bool, device=device)
     tokens, logprobs = [], []
     for _ in range(max_words + 1):
         step = decoder.step(tokens_N, memory, state)
         logits_NV = step.logits_NV.float().index_fill(1, torch.tensor(_NEVER, device=device), -torch.inf)
-        logprobs_NV = logits_NV.log_softmax(-1)
-        chosen_N1 = logits_NV.argmax(-1, keepdim=True) if greedy else torch.multinomial(logprobs_NV.detach().exp(), 1)
-        tokens_N = chosen_N1[:, 0].masked_fill(~going_N, PAD)
+        logits_NK, words_NK = logits_NV.topk(min(top_words, words) or words, -1)
+        logprobs_NK = logits_NK.log_softmax(-1)
+        chosen_N1 = torch.multinomial(logprobs_NK.detach().exp(), 1)
+        tokens_N = words_NK.gather(1, chosen_N1)[:, 0].masked_fill(~going_N, PAD)
         tokens.append(tokens_N)
-        logprobs.append(logprobs_NV.gather(1, chosen_N1)[:, 0] * going_N)
+        logprobs.append(logprobs_NK.gather(1, chosen_N1)[:, 0] * going_N)
         going_N = going_N & (tokens_N != END)
         state = step.state
         if not going_N.any():
@@ -105,7 +111,9 @@ def self_critical_loss(
         batch, memory, state = started
         longest = min(max_words, batch.tokens_NT.shape[1])  # two words more than the longest reference
         decoder.eval()
-        drawn = draw_captions(decoder, memory, state, captions=config.captions, max_words=longest)
+        drawn = draw_captions(
+            decoder, memory, state, captions=config.captions, max_words=longest, top_words=config.top_words
+        )
         decoder.train()
         rewards_BK = judge.score(drawn.tokens_NT, np.repeat(batch.items_B, config.captions)).view(-1, config.captions)
         if config.baseline == "others":
@@ -127,6 +135,6 @@ def self_critical_loss(
 def _greedy(decoder: Decoder, memory: State, state: State, max_words: int) -> Tensor:
     training = decoder.training
     decoder.eval()
-    said = draw_captions(decoder, memory, state, captions=1, max_words=max_words, greedy=True)
+    said = draw_captions(decoder, memory, state, captions=1, max_words=max_words, top_words=1)
     decoder.train(training)
     return said.tokens_NT
