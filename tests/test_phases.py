@@ -104,9 +104,9 @@ def test_self_critical_training_raises_the_reward_on_tuned_features(
 ) -> None:
     tuned = replace(
         settings,
-        train=replace(settings.train, epochs=6, patience=99),
+        train=replace(settings.train, epochs=12, learning_rate=1e-2, patience=99, seed=5),
         finetune=FinetuneConfig(epochs=1, encoder_rate=1e-3, batch_pictures=6),
-        selfcritical=SelfCriticalConfig(epochs=8, learning_rate=5e-3, batch_pictures=6),
+        selfcritical=SelfCriticalConfig(epochs=8, learning_rate=5e-3, batch_pictures=6, captions=20),
     )
     rows = fitted(tuned, tmp_path / "run")
     rewards = [row["reward"] for row in rows if row["phase"] == "selfcritical"]
