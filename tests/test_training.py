@@ -124,11 +124,14 @@ def kill() -> None:
 # stopping and going on
 
 
-@pytest.mark.parametrize("conditioning", ["attention", "init", "concepts"])
+@pytest.mark.parametrize(
+    ("conditioning", "tied"), [("attention", False), ("init", False), ("init", True), ("concepts", False)]
+)
 def test_a_run_that_was_interrupted_goes_on_to_the_same_numbers(
-    conditioning: str, train: Train, settings: RunConfig, tmp_path: Path
+    conditioning: str, tied: bool, train: Train, settings: RunConfig, tmp_path: Path
 ) -> None:
     settings = with_conditioning(settings, conditioning)
+    settings = replace(settings, model=replace(settings.model, tie_words=tied))
     train(settings, tmp_path / "whole")
     stopped = tmp_path / "stopped"
     handler = signal.getsignal(signal.SIGINT)

@@ -59,7 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    clean = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    # Copies: safetensors takes no two names of one tensor, such as tied words.
+    clean = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     write_atomically(path, lambda partial: save_file(clean, partial))
 
 
