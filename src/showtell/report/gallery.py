@@ -46,6 +46,7 @@ _MEANINGS = {
     "mean_length": "words a caption",
     "novel": "share of captions that training did not have",
     "constant_CIDEr": "what the best single sentence scores when it is said of every picture",
+    "CIDEr-differing": "CIDEr of the pictures whose references all differ",
     "ECE": "distance of the words' probabilities from how often they are right",
 }
 
