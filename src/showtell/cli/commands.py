@@ -16,11 +16,14 @@ from showtell.cli import tune as tune_command
 from showtell.cli.sources import (
     ColumnNames,
     Data,
+    EncoderWeights,
     Format,
     Pictures,
     Shares,
     Sources,
     SplitSeed,
+    Text,
+    WordVectors,
     read_sources,
 )
 
@@ -112,17 +115,9 @@ def train(
     columns: ColumnNames = None,
     shares: Shares = None,
     split_seed: SplitSeed = 1,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
-    ] = None,
-    encoder_weights: Annotated[
-        str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
-    ] = None,
-    word_vectors: Annotated[
-        Path | None,
-        typer.Option("--word-vectors", help="Pretrained word vectors: GloVe, word2vec or fastText, also gzipped."),
-    ] = None,
+    text: Text = None,
+    encoder_weights: EncoderWeights = None,
+    word_vectors: WordVectors = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Instead of the configuration's.")] = None,
     features: Annotated[

@@ -1,4 +1,4 @@
-"""The options that say what data a command reads, and how its findings are told."""
+"""The options that say what a command reads, and how the findings of its data are told."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ Shares = Annotated[
     typer.Option("--shares", help="Make the splits anew: train/val/test. [default: the data's own, else 80/10/10]"),
 ]
 SplitSeed = Annotated[int, typer.Option("--split-seed", min=0, help="Of the splits that are made.")]
+Text = Annotated[
+    list[Path] | None,
+    typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
+]
+EncoderWeights = Annotated[
+    str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
+]
+WordVectors = Annotated[
+    Path | None,
+    typer.Option("--word-vectors", help="Pretrained word vectors: GloVe, word2vec or fastText, also gzipped."),
+]
 
 Progress = Callable[[str, int, int], None]
 

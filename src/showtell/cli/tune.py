@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from showtell.cli.sources import ColumnNames, Data, Format, Pictures, Shares, Sources, SplitSeed, read_sources
+from showtell.cli.sources import (
+    ColumnNames,
+    Data,
+    EncoderWeights,
+    Format,
+    Pictures,
+    Shares,
+    Sources,
+    SplitSeed,
+    Text,
+    WordVectors,
+    read_sources,
+)
 
 if TYPE_CHECKING:
     from showtell.learn.tuning import Found
@@ -26,17 +38,9 @@ def tune(
     columns: ColumnNames = None,
     shares: Shares = None,
     split_seed: SplitSeed = 1,
-    text: Annotated[
-        list[Path] | None,
-        typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
-    ] = None,
-    encoder_weights: Annotated[
-        str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
-    ] = None,
-    word_vectors: Annotated[
-        Path | None,
-        typer.Option("--word-vectors", help="Pretrained word vectors: GloVe, word2vec or fastText, also gzipped."),
-    ] = None,
+    text: Text = None,
+    encoder_weights: EncoderWeights = None,
+    word_vectors: WordVectors = None,
     space: Annotated[
         Path | None, typer.Option("--space", help="A .toml file whose [space] is searched, not the configuration's.")
     ] = None,
