@@ -76,6 +76,13 @@ def test_a_named_network_gives_a_grid_of_its_last_stage(name: str) -> None:
     assert not torch.allclose(features_BLD[0], features_BLD[1])
 
 
+@pytest.mark.parametrize("pictures", [0, 1, 11])
+def test_pieces_of_a_batch_give_what_the_batch_gives(pictures: int) -> None:
+    torch.manual_seed(2)
+    encoder, pixels = tiny(), torch.randint(0, 256, (pictures, 64, 64, 3), dtype=torch.uint8)
+    torch.testing.assert_close(encoder.encode(pixels), encoder(pixels), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_preprocessing_is_timms_own_of_the_weights(name: str) -> None:
     own = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())

@@ -137,7 +137,7 @@ def tune_encoder(
                 pixels = torch.where(flipped_B, pixels.flip(2), pixels)
                 chosen = order[start : start + _TUNE_BATCH][rows]
                 truth_BC = torch.from_numpy(truth_NC[chosen]).to(device)
-                logits_BC = head(functional.dropout(encoder(pixels.to(device)).mean(1), _HEAD_DROPOUT))
+                logits_BC = head(functional.dropout(encoder.encode(pixels.to(device)).mean(1), _HEAD_DROPOUT))
                 loss = functional.binary_cross_entropy_with_logits(logits_BC, truth_BC)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()

@@ -25,6 +25,7 @@ from showtell.errors import BackendError, ConfigError
 from showtell.images import Preprocessing
 from showtell.learn.config import ModelConfig
 
+_PIECE = 8  # pictures
 _declared_operators: list[torch.library.Library] = []  # a Library's declarations live as long as the object
 
 
@@ -105,6 +106,12 @@ class Encoder(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         return self._grid(pixels_BHWC).flatten(2).transpose(1, 2)
+
+    def encode(self, pixels_BHWC: Tensor) -> Tensor:
+        """The same as `forward`, in pieces that a CPU's caches hold; for many pictures, and not to be exported."""
+        if pixels_BHWC.device.type != "cpu":
+            return self(pixels_BHWC)  # type: ignore[no-any-return]
+        return torch.cat([self(piece) for piece in pixels_BHWC.split(_PIECE)])
 
     def top_parameters(self, stages: int) -> Iterator[nn.Parameter]:
         """The parameters of the network's last `stages` stages, and of what follows them (0: none).

@@ -189,6 +189,6 @@ def _encode(encoder: Encoder, batch: list[_Read], shape: tuple[int, int]) -> NDA
     out = np.zeros((len(batch), *shape), np.float32)
     readable = {i: pixels for i, (_, pixels) in enumerate(batch) if not isinstance(pixels, ImageError)}
     if readable:
-        grid = encoder(torch.from_numpy(np.stack(list(readable.values()))).to(encoder.mean.device))
+        grid = encoder.encode(torch.from_numpy(np.stack(list(readable.values()))).to(encoder.mean.device))
         out[list(readable)] = (grid.mean(1, keepdim=True) if shape[0] == 1 else grid).cpu().numpy()
     return np.clip(out, -_LARGEST, _LARGEST)  # an encoder with random weights goes far beyond

@@ -58,12 +58,12 @@ class Pixels:
         views = draw_views(self.config, *self.sides.find(batch.tokens_NT, batch.rows_N, len(pixels)), rng)
         mirrored_N = torch.from_numpy(views.mirrored_B).to(device)[batch.rows_N]
         batch = batch._replace(tokens_NT=self.sides.mirror(batch.tokens_NT, mirrored_N))
-        return Started(batch, *self.decoder.start(self.encoder(show(pixels.to(device), views))))
+        return Started(batch, *self.decoder.start(self.encoder.encode(show(pixels.to(device), views))))
 
     @torch.inference_mode()
     def read(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features of some pictures as they are, from the encoder as it is now."""
-        features_BLD: Tensor = self.encoder(self._read(items).to(self.encoder.mean.device))
+        features_BLD: Tensor = self.encoder.encode(self._read(items).to(self.encoder.mean.device))
         return features_BLD.cpu().contiguous().numpy()
 
     def _read(self, items: NDArray[np.int64]) -> Tensor:
