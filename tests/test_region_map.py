@@ -21,13 +21,12 @@ from showtell.metrics import regions as module
 from showtell.metrics.regions import (
     LIKENESSES,
     OVERLAPS,
-    RegionCaption,
     average_precision,
     merge_regions,
     meteor_like,
     region_map,
 )
-from showtell.records import Region
+from showtell.records import Region, RegionCaption
 
 Box = tuple[float, float, float, float]
 CAT, DOG, FAR = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 40.0, 20.0), (90.0, 90.0, 99.0, 99.0)

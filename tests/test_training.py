@@ -512,14 +512,14 @@ def test_the_best_epoch_is_kept_not_the_last(
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
-    rates = [training._schedule(step, 4, 24) for step in range(25)]
+    rates = [training.schedule(step, 4, 24) for step in range(25)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
     assert rates[14] == pytest.approx(0.5)
     assert rates[24] == pytest.approx(0)
     assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert training._schedule(0, 0, 10) == 1.0
-    assert training._schedule(3, 200, 4) == pytest.approx(0.02)  # a run shorter than its warm-up
+    assert training.schedule(0, 0, 10) == 1.0
+    assert training.schedule(3, 200, 4) == pytest.approx(0.02)  # a run shorter than its warm-up
 
 
 def test_the_schedule_reaches_the_optimiser(
@@ -535,7 +535,7 @@ def test_the_schedule_reaches_the_optimiser(
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     train(settings, tmp_path / "run")
     config: TrainConfig = settings.train
-    expected = [config.learning_rate * training._schedule(step, config.warmup_steps, 12) for step in range(12)]
+    expected = [config.learning_rate * training.schedule(step, config.warmup_steps, 12) for step in range(12)]
     assert rates == pytest.approx(expected)
 
 

@@ -7,7 +7,11 @@
     start.onnx            features -> the memory and the state of a caption that begins
     step.onnx             tokens (N,) int64, memory, state -> logprobs (N, V), each state as NAME_next, and alpha
                           (N, L) when the manifest says that the model attends
+    wide.onnx             the encoder once more, with its weights, for larger pictures: (B, wide, wide, 3) -> features
     README.md             the model card
+
+A captioner has the first three graphs. An alignment model has the encoder and `wide`, and the weights of its spaces as
+`alignment/NAME` (see `showtell.alignment`).
 
 The graphs name their large initialisers as external data; the weights are handed to ONNX Runtime when it loads them.
 Format 1 is the first.
@@ -19,12 +23,12 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +40,8 @@ from showtell.images import Preprocessing
 from showtell.text import Vocabulary
 
 FORMAT = 1
-GRAPHS = ("encoder", "start", "step")
-_FILES = ("vocabulary.json", "weights.safetensors", *(f"{graph}.onnx" for graph in GRAPHS), "README.md")
+Graph = Literal["encoder", "start", "step", "wide"]
+GRAPHS: tuple[Graph, ...] = ("encoder", "start", "step")  # of a captioner
 _MAX_BYTES = 2 * 1024**3  # of one file: far above any captioner, far below what a zip bomb unpacks to
 
 
@@ -46,6 +50,8 @@ class Manifest:
     """What bundle.json says.
 
     Attributes:
+        graphs: That are there.
+        wide: Pixels of the pictures that `wide` takes.
         memory, state: The names of the arrays that `start` gives and `step` takes, in order.
         search: Keywords of `SearchOptions` that suit the model.
         config: The settings of the run that made it; for people, and for training it again.
@@ -69,6 +75,8 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    graphs: tuple[Graph, ...] = GRAPHS
+    wide: int = 0
     format: int = FORMAT
 
 
@@ -98,7 +106,7 @@ def read_bundle(source: str | Path) -> Bundle:
     read, where = _open(source)
     manifest = _read_manifest(read("bundle.json"), where)
     content = {}
-    for name in _FILES:
+    for name in _files_of(manifest.graphs):
         content[name] = read(name)
         if hashlib.sha256(content[name]).hexdigest() != manifest.files.get(name):
             raise BundleError(
@@ -113,7 +121,7 @@ def read_bundle(source: str | Path) -> Bundle:
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise BundleError(f"weight {name!r} in {where} holds NaN or infinite numbers; train or export it again")
-    graphs = {graph: content[f"{graph}.onnx"] for graph in GRAPHS}
+    graphs: dict[str, bytes] = {graph: content[f"{graph}.onnx"] for graph in manifest.graphs}
     return Bundle(manifest, vocabulary, graphs, weights, content["README.md"].decode("utf-8", "replace"))
 
 
@@ -141,7 +149,7 @@ def write_bundle(bundle: Bundle, directory: str | Path) -> None:
     content = {
         "vocabulary.json": bundle.vocabulary.to_json().encode(),
         "weights.safetensors": save({name: np.ascontiguousarray(a) for name, a in bundle.weights.items()}),
-        **{f"{graph}.onnx": bundle.graphs[graph] for graph in GRAPHS},
+        **{f"{graph}.onnx": bundle.graphs[graph] for graph in bundle.manifest.graphs},
         "README.md": bundle.card.encode(),
     }
     manifest = asdict(bundle.manifest)
@@ -154,11 +162,16 @@ def write_bundle(bundle: Bundle, directory: str | Path) -> None:
 
 def pack_bundle(directory: str | Path, path: str | Path) -> None:
     """The bundle of a directory as one zip file, equal bytes for equal bundles."""
+    graphs = _read_manifest(_read_file(Path(directory) / "bundle.json", str(directory)), str(directory)).graphs
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("bundle.json", *_FILES):
+        for name in ("bundle.json", *_files_of(graphs)):
             entry = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the day
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, (Path(directory) / name).read_bytes())
+
+
+def _files_of(graphs: Sequence[str]) -> tuple[str, ...]:
+    return ("vocabulary.json", "weights.safetensors", *(f"{graph}.onnx" for graph in graphs), "README.md")
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:
@@ -211,7 +224,7 @@ def _read_file(path: Path | Traversable, where: str) -> bytes:
     except FileNotFoundError as error:
         raise BundleError(
             f"{where} has no {path.name}, so it is no bundle or an incomplete one; it needs bundle.json, "
-            + ", ".join(_FILES)
+            + ", ".join(_files_of(GRAPHS))
         ) from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error

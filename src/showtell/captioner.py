@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from showtell.bundle import Bundle, Manifest, read_bundle
+from showtell.bundle import GRAPHS, Bundle, Manifest, read_bundle
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
 from showtell.errors import BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
@@ -35,7 +35,12 @@ class Runtime:
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
         self.manifest = bundle.manifest
-        self._sessions = {graph: _open_session(graph, bundle, threads, lean) for graph in bundle.graphs}
+        if "step" not in bundle.graphs:
+            raise BundleError(
+                f"{bundle.manifest.name!r} aligns pictures with sentences and writes no captions; give a captioner, "
+                "such as 'default'"
+            )
+        self._sessions = {graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS}
         state = self.manifest.state
         self._outputs = [
             "logprobs",
@@ -62,7 +67,12 @@ class Runtime:
         return StepOutput(outputs[0], new_state, outputs[-1] if self.manifest.attends else None)
 
 
-def _open_session(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> Any:
+def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> Any:
+    """A graph of a bundle, ready to run; arguments as `Runtime`.
+
+    Raises:
+        BundleError: ONNX Runtime does not take it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors; what concerns the user comes as an exception
@@ -73,7 +83,7 @@ def _open_session(graph: str, bundle: Bundle, threads: int | None, lean: bool) -
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "1")
-    prefix = f"{graph}/"
+    prefix = "encoder/" if graph == "wide" else f"{graph}/"
     mine = {name.removeprefix(prefix): array for name, array in bundle.weights.items() if name.startswith(prefix)}
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in mine.values()]
     try:

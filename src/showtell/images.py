@@ -165,7 +165,15 @@ def read_pixels(
     # A JPEG is decoded at a reduced scale only while two pixels a side are left for each one of the result. Of
     # 255, that changes a photograph's pixels by 0.2 to 0.4 on average and at most 8, and reads 12 megapixels
     # about 4 times as fast (bench/images.py on a photograph; noise of every frequency: 0.25 to 0.5, at most 3).
-    picture = _read_upright(source, limits, 2 * _shorter_side(preprocessing), name)
+    return _fit(_read_upright(source, limits, 2 * _shorter_side(preprocessing), name), preprocessing)
+
+
+def fit_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """An upright RGB picture, or a part that was cut from one, as the network asks for it; shape as `read_pixels`."""
+    return _fit(_Upright(picture, *picture.size), preprocessing)
+
+
+def _fit(picture: _Upright, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     region, target = _placement(picture.width, picture.height, preprocessing)
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     resized = picture.image.resize(target, resample, box=picture.box_of(region))

@@ -29,6 +29,55 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionCaption:
+    """What a captioner says of one box.
+
+    Units: `score`, by which regions are ranked, is any number; of `showtell.regions` it is the product of the next two.
+        `probability` is that of a word, the geometric mean over the caption and its end. `alignment` is how near its
+        words are to the box, 0 where they have nothing in common.
+    """
+
+    box: Box
+    text: str
+    score: float
+    probability: float | None = None
+    alignment: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        more = {"probability": self.probability, "alignment": self.alignment}
+        known = {name: round(value, 4) for name, value in more.items() if value is not None}
+        return {
+            "box": [round(edge, 1) for edge in self.box],
+            "caption": self.text,
+            "score": round(self.score, 4),
+            **known,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """Where a picture shows some words of a sentence, from word `start` up to, not including, `stop`.
+
+    Units: `score` is the sum over the words of how near each is to the box, on the model's own scale.
+    """
+
+    text: str
+    start: int
+    stop: int
+    box: Box
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "words": self.text,
+            "start": self.start,
+            "stop": self.stop,
+            "box": [round(edge, 1) for edge in self.box],
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A picture and what people wrote of it.
 

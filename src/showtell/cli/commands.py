@@ -12,6 +12,8 @@ import typer
 
 from showtell import __version__
 from showtell.cli import data as data_commands
+from showtell.cli import regions as region_commands
+from showtell.cli import search as search_commands
 from showtell.cli import tune as tune_command
 from showtell.cli.sources import (
     ColumnNames,
@@ -129,7 +131,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a captioner on pictures with captions.
+    """Train a captioner on pictures with captions, or a model that aligns the two.
 
     Example: showtell train rsicd --data rsicd --out runs/aerial --encoder-weights mobilenetv2_100.safetensors
     """
@@ -141,6 +143,7 @@ def train(
     from showtell.learn import require_training_stack
 
     require_training_stack()
+    from showtell.learn.alignment_run import train_alignment
     from showtell.learn.config import read_config
     from showtell.learn.events import watch_in_tensorboard
     from showtell.learn.run import train as run_training
@@ -161,29 +164,29 @@ def train(
     events = watch_in_tensorboard(out / "tensorboard") if tensorboard else nullcontext(unwatched)
     with reporting() as report, events as watch:
         examples = read_sources(sources, report)
+        options: dict[str, Any] = {"resume": resume, "describe": {"data": named}, "features": features}
         try:
-            bundle = run_training(
-                settings,
-                examples,
-                out,
-                text=captions,
-                resume=resume,
-                describe={"data": named},
-                features=features,
-                watch=watch,
-                progress=report,
-            )
+            if settings.alignment is not None:
+                bundle = train_alignment(settings, examples, out, watch=watch, progress=report, **options)
+            else:
+                bundle = run_training(settings, examples, out, text=captions, watch=watch, progress=report, **options)
         except KeyboardInterrupt:
             print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
             raise typer.Exit(130) from None
     scores = json.loads((bundle / "bundle.json").read_text("utf-8"))["scores"]
     if as_json:
         print(json.dumps({"bundle": str(bundle), "scores": scores}))
+    elif settings.alignment is not None:
+        print(f"{bundle}: mean recall {scores['metrics']['mean recall']:.3f} on val")
     else:
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
 
 
 app.command()(tune_command.tune)
+app.command()(region_commands.regions)
+app.command()(region_commands.ground)
+app.command()(search_commands.index)
+app.command()(search_commands.search)
 
 
 @app.command()
@@ -345,11 +348,13 @@ def export(
 
     require_training_stack()
     from showtell.bundle import pack_bundle
+    from showtell.learn.alignment_run import export_alignment_run, holds_alignment
     from showtell.learn.run import export_run
 
     with reporting() as report:
         zipped = out is not None and out.suffix == ".zip"
-        bundle = export_run(run, None if zipped else out, progress=report)
+        make = export_alignment_run if holds_alignment(run) else export_run
+        bundle = make(run, None if zipped else out, progress=report)
         if zipped and out is not None:
             pack_bundle(bundle, out)
             bundle = out

@@ -1,7 +1,8 @@
 """What a training run is made of: frozen records, read from TOML; an unknown key is an error that lists the valid ones.
 
-The tables of the file are `[model]`, `[train]`, `[finetune]`, `[selfcritical]` and `[concepts]`; every key has a
-default, and ranges are checked when a record is made. Sizes that follow from the encoder are computed, never typed.
+The tables of the file are `[model]`, `[train]`, `[finetune]`, `[selfcritical]`, `[concepts]`, `[alignment]` and
+`[regions]`; every key has a default, and ranges are checked when a record is made. Sizes that follow from the encoder
+are computed, never typed.
 """
 
 from __future__ import annotations
@@ -171,6 +172,34 @@ class ConceptsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AlignmentConfig:
+    """Aligning regions with words and pictures with sentences; a configuration with this table is of such a model.
+
+    Of `[model]` it takes the encoder, `embedding`, `word_vectors`, `tune_words`, `hidden` (of each direction of the
+    GRU) and `dropout`; of `[train]` what is no matter of writing captions.
+    """
+
+    width: Positive = 512  # of the spaces
+    margin: Annotated[float, Field(gt=0, lt=2)] = 0.2  # of pictures and sentences, as cosines
+    region_margin: Annotated[float, Field(gt=0)] = 1.0  # of regions and words
+    region_weight: Weight = 0.2  # of their loss beside the other
+    sum_epochs: Count = 2  # that count all offenders within the margin; then the worst alone
+    wide_size: Positive = 448  # pixels of the picture whose grid regions are cut from
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class RegionsConfig:
+    """A captioner of regions, after the alignment: it learns from snippets of captions, or from described regions."""
+
+    epochs: Count = 0  # 0: the model finds and grounds, and describes nothing
+    learning_rate: Rate = 1e-3  # at its peak
+    batch_regions: Positive = 64
+    smoothing: Weight = 1.0  # what neighbouring words that tell of the same region are worth
+    shortest: Positive = 2  # words of a snippet
+    val_regions: Positive = 500  # that are captioned after each epoch
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class RunConfig:
     """All of a run's settings; `describe` and `licence` are free text for the model card."""
 
@@ -181,8 +210,21 @@ class RunConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     selfcritical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
+    alignment: AlignmentConfig | None = None
+    regions: RegionsConfig = field(default_factory=RegionsConfig)
 
     def __post_init__(self) -> None:
+        if self.regions.epochs and self.alignment is None:
+            raise ValueError("[regions] needs an alignment that says which words tell of which; give [alignment] too")
+        if self.alignment is not None:
+            for table, epochs in (("finetune", self.finetune.epochs), ("selfcritical", self.selfcritical.epochs)):
+                if epochs:
+                    raise ValueError(f"[alignment] learns on stored features and captions; leave [{table}] out")
+            if self.model.conditioning not in ("init", "first", "every", "merge"):
+                raise ValueError(
+                    f"regions are captioned from one vector each, and conditioning {self.model.conditioning!r} needs "
+                    "more; choose init, first, every or merge"
+                )
         attends = self.model.conditioning in ("attention", "adaptive", "topdown", "concepts+grid")
         if self.train.attention_penalty and not attends:
             raise ValueError(
@@ -283,4 +325,6 @@ _TABLES: dict[str, Any] = {
     "finetune": FinetuneConfig,
     "selfcritical": SelfCriticalConfig,
     "concepts": ConceptsConfig,
+    "alignment": AlignmentConfig,
+    "regions": RegionsConfig,
 }

@@ -110,7 +110,7 @@ class Encoder(nn.Module):
     def encode(self, pixels_BHWC: Tensor) -> Tensor:
         """The same as `forward`, in pieces that a CPU's caches hold; for many pictures, and not to be exported."""
         if pixels_BHWC.device.type != "cpu":
-            return self(pixels_BHWC)  # type: ignore[no-any-return]
+            return self(pixels_BHWC)
         return torch.cat([self(piece) for piece in pixels_BHWC.split(_PIECE)])
 
     def top_parameters(self, stages: int) -> Iterator[nn.Parameter]:

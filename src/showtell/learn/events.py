@@ -32,7 +32,8 @@ def watch_in_tensorboard(directory: str | Path) -> Iterator[Watch]:
                 if isinstance(value, int | float) and name != "epoch":
                     writer.add_scalar(name, value, epoch)
             said = list(captions.items())
-            lines = [f"`{name}`: {text}" for name, text in said[:: -(-len(said) // _CAPTIONS)]]
-            writer.add_text("captions", "\n\n".join(lines), epoch)
+            lines = [f"`{name}`: {text}" for name, text in said[:: -(-len(said) // _CAPTIONS) or 1]]
+            if lines:
+                writer.add_text("captions", "\n\n".join(lines), epoch)
 
         yield watch

@@ -1,4 +1,4 @@
-"""A trained encoder and decoder -> the graphs and weights of a bundle, checked against PyTorch on real pictures."""
+"""A trained encoder with its decoder or alignment -> the graphs and weights of a bundle, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from showtell.bundle import Bundle, Manifest
 from showtell.captioner import Runtime
 from showtell.decoding import SearchOptions, search
 from showtell.errors import BackendError
+from showtell.learn.alignment import Alignment
 from showtell.learn.encoders import Encoder
 from showtell.learn.steps import Decoder
 from showtell.learn.validation import TorchStep
@@ -48,49 +49,7 @@ class Parity:
 
 def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, name: str) -> Bundle:
     """The bundle of a captioner, float32, without scores or a card."""
-    encoder.eval()
-    decoder.eval()
-    size = encoder.preprocessing.size
-    pixels = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        features = encoder(pixels)
-        memory, state = decoder.start(features)
-        memory_names, state_names = tuple(memory), tuple(state)
-        for _ in range(3 if decoder.growing else 0):  # a past that is not empty
-            state = decoder.step(torch.full((2,), START), memory, state).state
-    batch: Any = torch.export.Dim("pictures")
-    rows: Any = torch.export.Dim.DYNAMIC  # hypotheses: a multiple of the pictures, which a named Dim cannot say
-    step_inputs = (
-        torch.full((4,), START),
-        *memory.values(),
-        *(tensor.repeat_interleave(2, 0) for tensor in state.values()),
-    )
-    next_names = [f"{state_name}_next" for state_name in state_names]
-    graphs, weights = {}, {}
-    for graph, module, inputs, names, shapes in (
-        ("encoder", encoder, (pixels,), (["pixels"], ["features"]), ({0: batch},)),
-        ("start", _Start(decoder), (features,), (["features"], [*memory_names, *state_names]), ({0: batch},)),
-        (
-            "step",
-            _Step(decoder, memory_names, state_names),
-            step_inputs,
-            (
-                ["tokens", *memory_names, *state_names],
-                ["logprobs", *next_names, *(["alpha"] if decoder.attends else [])],
-            ),
-            (
-                {0: rows},
-                tuple(
-                    {0: rows} | ({1: rows} if name in decoder.growing else {}) for name in (*memory_names, *state_names)
-                ),
-            ),
-        ),
-    ):
-        model = _export(module.eval(), inputs, *names, shapes)
-        for initialiser in model.graph.initializer:
-            if len(initialiser.raw_data) >= _EXTERNAL_BYTES and initialiser.data_type == onnx.TensorProto.FLOAT:
-                weights[f"{graph}/{initialiser.name}"] = _take_out(initialiser)
-        graphs[graph] = model.SerializeToString(deterministic=True)
+    graph, weights = _export_encoder(encoder, encoder.preprocessing.size)
     manifest = Manifest(
         name=name,
         package=__version__,
@@ -98,11 +57,98 @@ def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, na
         rows=encoder.rows,
         columns=encoder.columns,
         preprocessing=encoder.preprocessing,
-        memory=memory_names,
-        state=state_names,
-        attends=decoder.attends,
+        memory=(),
+        state=(),
+        attends=False,
+        graphs=("encoder",),
     )
-    return Bundle(manifest, vocabulary, graphs, weights)
+    bundle = Bundle(manifest, vocabulary, {"encoder": graph}, weights)
+    return with_decoder(bundle, decoder, torch.zeros(2, encoder.rows * encoder.columns, encoder.width))
+
+
+def export_alignment(encoder: Encoder, model: Alignment, vocabulary: Vocabulary, name: str, wide: int) -> Bundle:
+    """The bundle of an alignment model, float32, without scores or a card.
+
+    Args:
+        wide: Pixels of the pictures whose regions are looked at.
+
+    Raises:
+        BackendError: The graph of larger pictures came out with other weights than the encoder's.
+    """
+    graph, weights = _export_encoder(encoder, encoder.preprocessing.size)
+    wide_graph, same = _export_encoder(encoder, wide)
+    if any(key not in weights or not np.array_equal(weights[key], array) for key, array in same.items()):
+        raise BackendError(f"the exporter gave {encoder.name!r} other weights for pictures of {wide} pixels")
+    weights.update({f"alignment/{key}": tensor.numpy() for key, tensor in model.cpu().state_dict().items()})
+    manifest = Manifest(
+        name=name,
+        package=__version__,
+        encoder=encoder.name,
+        rows=encoder.rows,
+        columns=encoder.columns,
+        preprocessing=encoder.preprocessing,
+        memory=(),
+        state=(),
+        attends=False,
+        graphs=("encoder", "wide"),
+        wide=wide,
+    )
+    return Bundle(manifest, vocabulary, {"encoder": graph, "wide": wide_graph}, weights)
+
+
+def with_decoder(bundle: Bundle, decoder: Decoder, features_BLD: Tensor) -> Bundle:
+    """The bundle with the graphs of a decoder too.
+
+    Args:
+        features_BLD: What the decoder is started from, of two pictures; only the shape matters.
+    """
+    decoder.eval()
+    with torch.no_grad():
+        memory, state = decoder.start(features_BLD)
+        memory_names, state_names = tuple(memory), tuple(state)
+        for _ in range(3 if decoder.growing else 0):  # a past that is not empty
+            state = decoder.step(torch.full((2,), START), memory, state).state
+    batch: Any = torch.export.Dim("pictures")
+    rows: Any = torch.export.Dim.DYNAMIC  # hypotheses: a multiple of the pictures, which a named Dim cannot say
+    start = _export(_Start(decoder).eval(), (features_BLD,), ["features"], [*memory_names, *state_names], ({0: batch},))
+    step = _export(
+        _Step(decoder, memory_names, state_names).eval(),
+        (
+            torch.full((4,), START),
+            *memory.values(),
+            *(tensor.repeat_interleave(2, 0) for tensor in state.values()),
+        ),
+        ["tokens", *memory_names, *state_names],
+        ["logprobs", *(f"{name}_next" for name in state_names), *(["alpha"] if decoder.attends else [])],
+        (
+            {0: rows},
+            tuple({0: rows} | ({1: rows} if name in decoder.growing else {}) for name in (*memory_names, *state_names)),
+        ),
+    )
+    graphs, weights = dict(bundle.graphs), dict(bundle.weights)
+    for graph, model in (("start", start), ("step", step)):
+        graphs[graph], taken = _split(model)
+        weights.update({f"{graph}/{key}": array for key, array in taken.items()})
+    names: Any = (bundle.manifest.graphs[0], "start", "step", *bundle.manifest.graphs[1:])
+    manifest = replace(bundle.manifest, memory=memory_names, state=state_names, attends=decoder.attends, graphs=names)
+    return replace(bundle, manifest=manifest, graphs=graphs, weights=weights)
+
+
+def _export_encoder(encoder: Encoder, size: int) -> tuple[bytes, dict[str, NDArray[Any]]]:
+    """The graph of the encoder for pictures of one size, and its weights."""
+    pixels, batch = torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.export.Dim("pictures")
+    graph, taken = _split(_export(encoder.eval(), (pixels,), ["pixels"], ["features"], ({0: batch},)))
+    return graph, {f"encoder/{key}": array for key, array in taken.items()}
+
+
+def _split(model: Any) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
+    """(a graph without its large initialisers, those by name)."""
+    taken = {
+        initialiser.name: _take_out(initialiser)
+        for initialiser in model.graph.initializer
+        if len(initialiser.raw_data) >= _EXTERNAL_BYTES and initialiser.data_type == onnx.TensorProto.FLOAT
+    }
+    return model.SerializeToString(deterministic=True), taken
 
 
 def check_parity(

@@ -21,7 +21,7 @@ from showtell.learn.attending import AttentionDecoder
 from showtell.learn.augment import Sides
 from showtell.learn.batches import Batch, CaptionTable
 from showtell.learn.concepts import Heads, Imitation, count_concepts, fit_heads
-from showtell.learn.config import RunConfig
+from showtell.learn.config import RunConfig, TrainConfig
 from showtell.learn.decoders import VectorDecoder, looks_at_grid
 from showtell.learn.encoders import Encoder
 from showtell.learn.features import FeatureStore, extract_features
@@ -84,7 +84,7 @@ def _words(material: Material, sources: Sequence[Source]) -> Phase:
         config.epochs,
         sources,
         _stored_validation(material, material.store),
-        _cross_entropy(material),
+        cross_entropy(material.decoder, material.config.train),
         [(list(material.decoder.parameters()), config.learning_rate)],
         config.batch_pictures,
         config.accumulate,
@@ -129,7 +129,7 @@ def _finetune(material: Material) -> Phase:
         config.epochs,
         [Source(material.table, train.start, [example.id for example in material.train])],
         Validation(material.val, material.val_table, val.read),
-        _cross_entropy(material),
+        cross_entropy(material.decoder, material.config.train),
         [(list(decoder.parameters()), config.learning_rate), (tuned, config.encoder_rate)],
         config.batch_pictures,
         config.accumulate,
@@ -158,22 +158,28 @@ def _selfcritical(material: Material, pairs: Source) -> Phase:
             pooled=not looks_at_grid(material.config.model),
             progress=material.progress,
         )
-        pairs = replace(pairs, start=store_start(decoder, store, _rows(store, material.train)))
+        pairs = replace(pairs, start=store_start(decoder, store, rows_in(store, material.train)))
     judge = Judge(material.table, len(material.vocabulary))
     return Phase(
         "selfcritical",
         config.epochs,
         [pairs],
         _stored_validation(material, store),
-        self_critical_loss(decoder, judge, config, material.config.train.max_words, _cross_entropy(material)),
+        self_critical_loss(
+            decoder,
+            judge,
+            config,
+            material.config.train.max_words,
+            cross_entropy(material.decoder, material.config.train),
+        ),
         [(list(decoder.parameters()), config.learning_rate)],
         config.batch_pictures,
         shows="reward",
     )
 
 
-def _cross_entropy(material: Material) -> Callable[[Started, float], Loss]:
-    config, decoder = material.config.train, material.decoder
+def cross_entropy(decoder: Decoder, config: TrainConfig) -> Callable[[Started, float], Loss]:
+    """What a batch costs under teacher forcing."""
     forced = torch.compile(decoder, dynamic=True) if config.compile else decoder
 
     def loss(started: Started, done: float) -> Loss:
@@ -191,13 +197,14 @@ def _cross_entropy(material: Material) -> Callable[[Started, float], Loss]:
     return loss
 
 
-def _rows(store: FeatureStore, examples: Sequence[Example]) -> NDArray[np.int64]:
+def rows_in(store: FeatureStore, examples: Sequence[Example]) -> NDArray[np.int64]:
+    """The rows of pictures in a store."""
     row_of = {image: row for row, image in enumerate(store.images)}
     return np.array([row_of[example.id] for example in examples], np.int64)
 
 
 def _stored_validation(material: Material, store: FeatureStore) -> Validation:
-    rows = _rows(store, material.val)
+    rows = rows_in(store, material.val)
     return Validation(material.val, material.val_table, lambda items: store.read(rows[items]))
 
 
@@ -206,7 +213,7 @@ def _stored_validation(material: Material, store: FeatureStore) -> Validation:
 
 def _sources(material: Material) -> list[Source]:
     """Pictures with captions, then captions without."""
-    decoder, rows = material.decoder, _rows(material.store, material.train)
+    decoder, rows = material.decoder, rows_in(material.store, material.train)
     names = [example.id for example in material.train]
     if not material.concepts:
         return [Source(material.table, store_start(decoder, material.store, rows), names)]

@@ -126,6 +126,34 @@ def fit(
     progress: Progress = silent,
 ) -> float:
     """Trains without making a bundle, and returns the best CIDEr on `val`; arguments and errors as `train`."""
+    grid = looks_at_grid(config.model)
+    run, encoder, store = begin(config, examples, directory, text, resume, features, progress, grid=grid)
+    material = _prepared_material(run, encoder, store)
+    identity = identify(run, encoder, [*material.train, *material.val])
+    tuned = encoder if config.finetune.epochs else None
+    loop = Loop(config.train, material.decoder, tuned, run.vocabulary, run.directory, identity, progress, watch)
+    goes_on = resume and (run.directory / "checkpoint.pt").exists()
+    if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
+        write_description(run, describe or {})
+    return run_phases(loop, plan_phases(material), resume=goes_on).best_score
+
+
+def begin(
+    config: RunConfig,
+    examples: Sequence[Example],
+    directory: str | Path,
+    text: Sequence[Example],
+    resume: bool,
+    features: str | Path | None,
+    progress: Progress,
+    *,
+    grid: bool,
+) -> tuple[Run, Encoder, FeatureStore]:
+    """What any run begins with: its directory, its words, its encoder and the encoded pictures; see `train`.
+
+    Args:
+        grid: Whether whole grids are needed, or their means will do.
+    """
     directory, device = Path(directory), choose_device(config.train)
     _prepare(directory, config, resume)
     run = _open_run(config, examples, text, directory, progress)
@@ -136,23 +164,22 @@ def fit(
         encoder,
         [*run.train, *run.val],
         features or directory / "features",
-        pooled=not looks_at_grid(config.model),
+        pooled=not grid,
         progress=progress,
     )
-    material = _prepared_material(run, encoder, store, device)
+    return run, encoder, store
+
+
+def identify(run: Run, encoder: Encoder, examples: Sequence[Example]) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be of this run."""
     identity = {
-        "config": config.to_json(),
+        "config": run.config.to_json(),
         "features": encoder.fingerprint(),
-        "data": _digest([*material.train, *material.val, *run.text]),
+        "data": _digest([*examples, *run.text]),
     }
     if run.vectors is not None:
         identity["word_vectors"] = run.vectors.digest()
-    tuned = encoder if config.finetune.epochs else None
-    loop = Loop(config.train, material.decoder, tuned, run.vocabulary, directory, identity, progress, watch)
-    goes_on = resume and (directory / "checkpoint.pt").exists()
-    if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
-        _write_description(run, describe or {})
-    return run_phases(loop, plan_phases(material), resume=goes_on).best_score
+    return identity
 
 
 def _prepare(directory: Path, config: RunConfig, resume: bool) -> None:
@@ -239,7 +266,7 @@ def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
         run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
     kept = run.directory / "encoder.safetensors"
     if kept.exists():
-        return _kept_encoder(run.directory, config).to(device)
+        return kept_encoder(run.directory, config).to(device)
     torch.manual_seed(config.train.seed)
     encoder = build_encoder(config.model).to(device)
     if tunes:
@@ -249,14 +276,18 @@ def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
     return encoder
 
 
-def _kept_encoder(directory: Path, config: RunConfig) -> Encoder:
+def kept_encoder(directory: Path, config: RunConfig) -> Encoder:
     encoder = build_encoder(replace(config.model, encoder_weights="random"))
     encoder.network.load_state_dict(checkpoint.read_weights(directory / "encoder.safetensors"))
     return encoder
 
 
-def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore, device: torch.device) -> Material:
-    config = run.config
+def readable(run: Run, store: FeatureStore) -> tuple[list[Example], list[Example]]:
+    """The pictures of train and val that could be encoded.
+
+    Raises:
+        DataError: One of the two has none.
+    """
     known = {image for image in store.images if image not in store.failures}
     train, val = ([example for example in part if example.id in known] for part in (run.train, run.val))
     lost = len(run.train) + len(run.val) - len(train) - len(val)
@@ -264,6 +295,12 @@ def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore, device: 
         run.progress(f"{lost} unreadable pictures are left out (see {store.directory / 'index.jsonl'})", 1, 1)
     if not train or not val:
         raise DataError(f"no readable picture is left in train or val; {store.directory / 'index.jsonl'} says why")
+    return train, val
+
+
+def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore) -> Material:
+    config = run.config
+    train, val = readable(run, store)
     table, val_table = (CaptionTable(part, run.vocabulary, config.train.max_words) for part in (train, val))
     decoder = _new_decoder(run, encoder.width)
     decoder.expect_words(table.count_words(len(run.vocabulary)))
@@ -272,7 +309,7 @@ def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore, device: 
         run.directory,
         run.vocabulary,
         encoder,
-        decoder.to(device),
+        decoder.to(encoder.mean.device),
         train,
         val,
         run.text,
@@ -305,7 +342,7 @@ def _digest(examples: Sequence[Example]) -> str:
 # the bundle
 
 
-def _write_description(run: Run, describe: dict[str, Any]) -> None:
+def write_description(run: Run, describe: dict[str, Any]) -> None:
     """What `export_run` needs to know of a run, beside its weights."""
     about = {
         "describe": run.config.describe,
@@ -334,12 +371,12 @@ def read_val(directory: str | Path) -> list[Example]:
     try:
         lines = (Path(directory) / "val.jsonl").read_text("utf-8").splitlines()
     except FileNotFoundError as error:
-        raise _no_run(Path(directory), error) from error
+        raise no_run(Path(directory), error) from error
     rows = map(json.loads, lines)
     return [Example(**{**row, "references": tuple(row["references"])}) for row in rows]
 
 
-def _no_run(directory: Path, error: FileNotFoundError) -> TrainingError:
+def no_run(directory: Path, error: FileNotFoundError) -> TrainingError:
     return TrainingError(
         f"{directory} has no {Path(error.filename or 'best.safetensors').name}: no run is there, or its first epoch is "
         "not finished"
@@ -361,11 +398,11 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
         best, tuned = split_weights(checkpoint.read_weights(directory / "best.safetensors"))
     except FileNotFoundError as error:
-        raise _no_run(directory, error) from error
+        raise no_run(directory, error) from error
     # pretrained word vectors brought a width of their own
     config = replace(config, model=replace(config.model, embedding=best["words.weight"].shape[1]))
     progress("exporting", 0, 3)
-    encoder = _kept_encoder(directory, config)
+    encoder = kept_encoder(directory, config)
     if tuned:
         encoder.network.load_state_dict(tuned)
     concepts = len(best.get("concepts.head.bias", ()))
@@ -374,7 +411,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)
     progress("comparing with PyTorch", 1, 3)
     options = search_options(config.train)
-    parity = check_parity(bundle, encoder, decoder, _readable_pixels(val, encoder), options)
+    parity = check_parity(bundle, encoder, decoder, readable_pixels(val, encoder), options)
     if config.model.half:
         bundle = halve(bundle)
     progress("exporting", 3, 3)
@@ -382,7 +419,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     manifest = replace(
         bundle.manifest,
         search={"beam": options.beam, "length_penalty": options.length_penalty},
-        config=_portable(config).to_json(),
+        config=portable(config).to_json(),
         training={**training, "parity": {"pictures": parity.pictures, "same_captions": parity.same_captions}},
         scores=scores.to_json(),
     )
@@ -392,14 +429,14 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     return target
 
 
-def _portable(config: RunConfig) -> RunConfig:
+def portable(config: RunConfig) -> RunConfig:
     """The settings without the folders of this machine."""
     model = config.model
     encoder_weights, word_vectors = Path(model.encoder_weights).name, Path(model.word_vectors).name
     return replace(config, model=replace(model, encoder_weights=encoder_weights, word_vectors=word_vectors))
 
 
-def _readable_pixels(examples: Sequence[Example], encoder: Encoder) -> list[NDArray[np.uint8]]:
+def readable_pixels(examples: Sequence[Example], encoder: Encoder) -> list[NDArray[np.uint8]]:
     pixels: list[NDArray[np.uint8]] = []
     for example in examples:
         if len(pixels) == _PARITY_PICTURES or example.image is None:

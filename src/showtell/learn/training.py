@@ -220,7 +220,7 @@ def run_phases(loop: Loop, phases: Sequence[Callable[[], Phase]], *, resume: boo
     else:
         (loop.run / "metrics.csv").unlink(missing_ok=True)
     position = loop.position
-    with _stop_requested() as stop_requested:
+    with stop_signals() as stop_requested:
         for number in range(position.phase, len(phases)):
             if position.best_epoch:
                 loop.load(checkpoint.read_weights(loop.run / "best.safetensors"))
@@ -297,7 +297,7 @@ def _train_epoch(loop: Loop, phase: Phase, tools: _Tools, stop_requested: Callab
         )
         if position.step % phase.accumulate and position.step < len(batches):
             continue
-        _update(tools, _schedule(step, warmup_steps, total_steps), config.clip_norm)
+        _update(tools, schedule(step, warmup_steps, total_steps), config.clip_norm)
         if stop_requested():
             _save(loop, tools)
             raise KeyboardInterrupt
@@ -329,7 +329,7 @@ def _update(tools: _Tools, share: float, clip_norm: float) -> None:
     tools.average.update()
 
 
-def _schedule(step: int, warmup: int, total: int) -> float:
+def schedule(step: int, warmup: int, total: int) -> float:
     """The share of the peak learning rate: a linear rise, then a half cosine to zero."""
     if step < warmup:
         return (step + 1) / warmup
@@ -354,7 +354,7 @@ def _finish_epoch(loop: Loop, phase: Phase, tools: _Tools) -> None:
     said = list(found.captions.items())
     for name, text in said[:: -(-len(said) // _SAMPLES)]:
         loop.progress(f"    {name}: {text}", 1, 1)
-    _append_row(loop.run / "metrics.csv", row)
+    append_row(loop.run / "metrics.csv", row)
     position.epoch, position.step = position.epoch + 1, 0
     position.loss = position.tokens = position.seconds = 0.0
     _save(loop, tools)
@@ -385,7 +385,7 @@ def anonymous_memory_mb() -> int:
     return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def _append_row(path: Path, row: Row) -> None:
+def append_row(path: Path, row: Row) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
@@ -419,7 +419,7 @@ def _read_state(loop: Loop) -> dict[str, Any]:
             "config.json, or give another directory"
         )
     loop.position = Position(**state["position"])
-    _drop_rows_after(loop.run / "metrics.csv", loop.position.begun + loop.position.epoch)
+    drop_rows_after(loop.run / "metrics.csv", loop.position.begun + loop.position.epoch)
     return state
 
 
@@ -433,7 +433,7 @@ def _restore(loop: Loop, tools: _Tools, state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
-def _drop_rows_after(path: Path, epoch: int) -> None:
+def drop_rows_after(path: Path, epoch: int) -> None:
     """Forgets the row of an epoch that was scored but not saved: it is trained again."""
     if path.exists():
         header, *rows = path.read_text("utf-8").splitlines(keepends=True)
@@ -441,7 +441,7 @@ def _drop_rows_after(path: Path, epoch: int) -> None:
 
 
 @contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM ask the loop to stop after its step; a second one stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -11,7 +11,7 @@ from showtell.metrics.diversity import diversity
 from showtell.metrics.files import match_ids, read_candidates, read_references
 from showtell.metrics.hallucination import chair
 from showtell.metrics.ptb import tokenise_ptb
-from showtell.metrics.regions import RegionCaption, region_map
+from showtell.metrics.regions import region_map
 from showtell.metrics.retrieval import retrieval
 from showtell.metrics.rewards import CiderReward
 from showtell.metrics.rouge import rouge_l
@@ -23,7 +23,6 @@ __all__ = [
     "CiderReward",
     "Comparison",
     "DocumentFrequencies",
-    "RegionCaption",
     "ScoreOptions",
     "bleu",
     "calibrate",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from showtell.boxes import iou, is_valid
 from showtell.errors import DataError
 from showtell.metrics.ptb import tokenise_ptb
-from showtell.records import Box, Region
+from showtell.records import Box, Region, RegionCaption
 
 Similarity = Callable[[str, Sequence[str]], float]
 
@@ -29,15 +29,6 @@ OVERLAPS = (0.3, 0.4, 0.5, 0.6, 0.7)
 LIKENESSES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 SAME_THING = 0.7  # true boxes that overlap this much describe one thing
 RECALLS = 100  # precision is read at recall 0, 0.01, … 0.99
-
-
-@dataclass(frozen=True, slots=True)
-class RegionCaption:
-    """What a captioner says of one box, and how sure it is of it."""
-
-    box: Box
-    text: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from showtell.errors import BackendError, DataError
 from showtell.report.page import draw_svg, plain
 
 _LOSSES = {"train_loss": "train (smoothed labels)", "val_loss": "val"}
-_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L", "distinct")
+_SCORES = ("CIDEr", "BLEU-4", "ROUGE-L", "distinct", "mean recall", "image to text R@1", "text to image R@1")
 _REWARDED = ("selfcritical",)  # phases whose train_loss is made of rewards: it is not in nats a word
 
 
@@ -106,7 +106,8 @@ def draw_losses(epochs: Sequence[Epoch], axes: Any) -> None:
     in_nats = [epoch for epoch in epochs if epoch.phase not in _REWARDED]
     for key, label in _LOSSES.items():
         _line(epochs, axes, key, label, shown=in_nats if key == "train_loss" else epochs)
-    axes.set(title="Loss", ylabel="nats a word")
+    ranks = any(epoch.phase == "alignment" for epoch in epochs)
+    axes.set(title="Loss", ylabel="ranking loss" if ranks else "nats a word")
     _finish(epochs, axes)
 
 
