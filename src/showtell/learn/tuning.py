@@ -135,6 +135,8 @@ def tune(
         describe or {},
         progress,
     )
+    if search.config.alignment is not None:
+        raise ConfigError("a search compares captioners by their CIDEr; leave [alignment] out, or use 'showtell train'")
     directory.mkdir(parents=True, exist_ok=True)
     with open_storage(directory) as storage:
         study = _open_study(work, storage, seed)
@@ -413,7 +415,7 @@ def to_toml(config: RunConfig) -> str:
         if isinstance(value, dict):
             inner = [f"{key} = {_toml(item)}\n" for key, item in value.items() if item is not None]
             tables.append("".join([f"\n[{name}]\n", *inner]))
-        else:
+        elif value is not None:
             plain.append(f"{name} = {_toml(value)}\n")
     return "".join([*plain, *tables])
 
