@@ -27,7 +27,7 @@ from showtell.cli.tune import tune as tune_command  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import BackendError, ConfigError, DataError, TrainingError  # noqa: E402
 from showtell.learn import tuning  # noqa: E402
-from showtell.learn.config import RunConfig, list_recipes, read_config  # noqa: E402
+from showtell.learn.config import AlignmentConfig, RunConfig, list_recipes, read_config  # noqa: E402
 from showtell.learn.space import Choices, Range, Search, with_values  # noqa: E402
 from showtell.learn.tuning import Found, to_toml, tune  # noqa: E402
 from showtell.records import Example  # noqa: E402
@@ -558,6 +558,13 @@ def test_importance_finds_the_field_that_matters(
 def test_a_recipe_is_the_same_after_it_was_written(name: str, tmp_path: Path) -> None:
     (tmp_path / "best.toml").write_text(to_toml(read_config(name)), "utf-8")
     assert read_config(tmp_path / "best.toml") == read_config(name)
+
+
+def test_alignments_are_written_and_not_searched(toy_settings: RunConfig, toy_data: Path, tmp_path: Path) -> None:
+    config = replace(toy_settings, model=replace(toy_settings.model, conditioning="init"), alignment=AlignmentConfig())
+    assert RunConfig(**tomllib.loads(to_toml(config))) == config
+    with pytest.raises(ConfigError, match="leave \\[alignment\\] out"):
+        tune(Search(config, {RATE: Range(low=1e-5, high=0.1)}), read_native(toy_data), tmp_path, trials=1)
 
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
