@@ -50,19 +50,7 @@ class Parity:
 def export_bundle(encoder: Encoder, decoder: Decoder, vocabulary: Vocabulary, name: str) -> Bundle:
     """The bundle of a captioner, float32, without scores or a card."""
     graph, weights = _export_encoder(encoder, encoder.preprocessing.size)
-    manifest = Manifest(
-        name=name,
-        package=__version__,
-        encoder=encoder.name,
-        rows=encoder.rows,
-        columns=encoder.columns,
-        preprocessing=encoder.preprocessing,
-        memory=(),
-        state=(),
-        attends=False,
-        graphs=("encoder",),
-    )
-    bundle = Bundle(manifest, vocabulary, {"encoder": graph}, weights)
+    bundle = Bundle(_describe(encoder, name), vocabulary, {"encoder": graph}, weights)
     return with_decoder(bundle, decoder, torch.zeros(2, encoder.rows * encoder.columns, encoder.width))
 
 
@@ -80,7 +68,13 @@ def export_alignment(encoder: Encoder, model: Alignment, vocabulary: Vocabulary,
     if any(key not in weights or not np.array_equal(weights[key], array) for key, array in same.items()):
         raise BackendError(f"the exporter gave {encoder.name!r} other weights for pictures of {wide} pixels")
     weights.update({f"alignment/{key}": tensor.numpy() for key, tensor in model.cpu().state_dict().items()})
-    manifest = Manifest(
+    manifest = replace(_describe(encoder, name), graphs=("encoder", "wide"), wide=wide)
+    return Bundle(manifest, vocabulary, {"encoder": graph, "wide": wide_graph}, weights)
+
+
+def _describe(encoder: Encoder, name: str) -> Manifest:
+    """The manifest of a bundle that has its encoder alone so far."""
+    return Manifest(
         name=name,
         package=__version__,
         encoder=encoder.name,
@@ -90,10 +84,8 @@ def export_alignment(encoder: Encoder, model: Alignment, vocabulary: Vocabulary,
         memory=(),
         state=(),
         attends=False,
-        graphs=("encoder", "wide"),
-        wide=wide,
+        graphs=("encoder",),
     )
-    return Bundle(manifest, vocabulary, {"encoder": graph, "wide": wide_graph}, weights)
 
 
 def with_decoder(bundle: Bundle, decoder: Decoder, features_BLD: Tensor) -> Bundle:
