@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,22 @@ from safetensors.torch import load_file  # noqa: E402
 
 from showtell import Captioner  # noqa: E402
 from showtell.alignment import Aligner  # noqa: E402
+from showtell.boxes import iou  # noqa: E402
 from showtell.bundle import pack_bundle, read_bundle  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
-from showtell.errors import BundleError, DataError, TrainingError  # noqa: E402
+from showtell.errors import BundleError, ConfigError, DataError, TrainingError  # noqa: E402
 from showtell.images import read_pixels  # noqa: E402
-from showtell.learn import aligning  # noqa: E402
+from showtell.learn import aligning, alignment_run  # noqa: E402
 from showtell.learn.aligning import Captions, pad  # noqa: E402
 from showtell.learn.alignment import Alignment, ranking_loss, region_scores  # noqa: E402
 from showtell.learn.alignment_run import train_alignment  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import AlignmentConfig, ModelConfig, RegionsConfig, RunConfig, read_config  # noqa: E402
+from showtell.learn.features import FeatureStore  # noqa: E402
+from showtell.learn.phases import rows_in  # noqa: E402
+from showtell.learn.regions import cut_snippets, find_hanging  # noqa: E402
+from showtell.learn.run import kept_encoder  # noqa: E402
+from showtell.learn.run import train as train_captioner  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.regions import RegionCaptioner  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
@@ -114,6 +120,14 @@ def test_rows_of_different_length_are_padded_at_the_end() -> None:
     assert pad([np.array([5, 6]), np.array([7])]).tolist() == [[5, 6], [7, 0]]
 
 
+def test_words_that_hardly_ever_end_a_caption_hang() -> None:
+    texts = ("a dog on the grass", "the grass by a brown dog") * 30
+    vocabulary = Vocabulary.build([text.split() for text in texts])
+    examples = [Example(str(number), None, (text,)) for number, text in enumerate(texts)]
+    captions = Captions.of(CaptionTable(examples, vocabulary, 10))
+    assert find_hanging(captions, vocabulary) == {"a", "the"}  # 60 times; 30 of "on" do not tell enough
+
+
 # a run
 
 
@@ -124,7 +138,7 @@ def settings(toy_settings: RunConfig) -> RunConfig:
         model=replace(toy_settings.model, conditioning="init", hidden=16),
         train=replace(toy_settings.train, epochs=10, batch_pictures=9, learning_rate=1e-2),
         alignment=AlignmentConfig(width=24, wide_size=96, sum_epochs=6),
-        regions=RegionsConfig(epochs=3, batch_regions=8, shortest=1, learning_rate=1e-2),
+        regions=RegionsConfig(epochs=12, batch_regions=8, learning_rate=1e-2),
     )
 
 
@@ -183,8 +197,9 @@ def test_the_full_frame_of_the_wide_grid_is_its_mean(run: Path, toy_data: Path) 
 
 def test_regions_are_described_and_words_are_found(run: Path, toy_data: Path) -> None:
     describer, picture = RegionCaptioner.load(run / "bundle"), str(toy_data / "images" / "red_circle.png")
-    found = describer.describe(picture, top=5)
-    assert 1 <= len(found) <= 5
+    found = describer.describe(picture, top=5, overlap=0.2)
+    assert 2 <= len(found) <= 5
+    assert all(iou([one.box], [other.box])[0, 0] <= 0.2 for one, other in combinations(found, 2))
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert len({one.text for one in found}) == len(found)
     boxes = [[0, 0, 64, 64], [8, 8, 40, 40], [0, 0, 64, 64]]
@@ -234,7 +249,46 @@ def test_a_checkpoint_of_other_settings_is_refused(
         train_alignment(other, read_native(toy_data), tmp_path / "run", resume=True)
 
 
+def test_snippets_have_known_words_and_whole_ends(run: Path, settings: RunConfig, toy_data: Path) -> None:
+    vocabulary = read_bundle(run / "bundle").vocabulary
+    store = FeatureStore(run / "features")
+    text = "a red circle on grey paper with a zebra and a circle"
+    examples = [replace(example, references=(text,)) for example in read_native(toy_data) if example.split == "train"]
+    captions = Captions.of(CaptionTable(examples, vocabulary, 25))
+    model = alignment_run._build(settings, kept_encoder(run, settings), len(vocabulary), 16)
+    model.load_state_dict(load_file(run / "best.safetensors"))
+    hanging = frozenset({"a", "on"})
+    found = cut_snippets(
+        model, store, rows_in(store, examples), examples, captions, vocabulary, settings.regions, hanging
+    )
+    parts = [part for example in found.examples if not example.id.endswith("#0") for part in example.references]
+    assert len(parts) > len(examples) // 2
+    for part in parts:
+        assert part in text
+        assert part.split()[-1] not in hanging
+        assert not {"zebra", "<unk>"} & set(part.split())
+
+
 # mistakes
+
+
+def test_captions_without_pictures_are_refused(settings: RunConfig, toy_data: Path, tmp_path: Path) -> None:
+    examples = read_native(toy_data)
+    with pytest.raises(ConfigError, match="leave --text out"):
+        train_alignment(settings, examples, tmp_path / "run", text=examples[:2])
+
+
+def test_a_captioners_training_refuses_an_alignment(settings: RunConfig, toy_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"settings with \[alignment\] are no captioner's"):
+        train_captioner(settings, read_native(toy_data), tmp_path / "run")
+
+
+def test_captions_without_a_word_are_a_clear_sentence(settings: RunConfig, toy_data: Path, tmp_path: Path) -> None:
+    examples = [
+        replace(example, references=("!",)) if example.split == "val" else example for example in read_native(toy_data)
+    ]
+    with pytest.raises(DataError, match="no caption of the val split has a word"):
+        train_alignment(settings, examples, tmp_path / "run")
 
 
 def test_unknown_words_alone_are_a_clear_sentence(run: Path) -> None:

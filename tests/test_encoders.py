@@ -19,7 +19,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from showtell.errors import BackendError, ConfigError  # noqa: E402
+from showtell.errors import BackendError, ConfigError, TrainingError  # noqa: E402
+from showtell.learn import checkpoint  # noqa: E402
 from showtell.learn.config import ModelConfig  # noqa: E402
 from showtell.learn.encoders import Encoder, _import_timm, build_encoder, list_encoders  # noqa: E402
 
@@ -205,6 +206,21 @@ def test_a_local_file_fills_the_network(kind: str, state: dict[str, Any], tmp_pa
     assert "fc.weight" in state
     assert "fc.weight" not in loaded
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
+
+
+def test_the_encoder_of_another_run_is_started_from(state: dict[str, Any], tmp_path: Path) -> None:
+    network = tiny().network.state_dict()
+    with pytest.raises(TrainingError, match=r"has no encoder\.safetensors: no run is there"):
+        tiny(encoder_weights=str(tmp_path))
+    checkpoint.write_weights(tmp_path / "encoder.safetensors", network)
+    checkpoint.write_weights(tmp_path / "best.safetensors", {"words.weight": torch.zeros(5, 2)})
+    loaded = tiny(encoder_weights=str(tmp_path)).network.state_dict()
+    assert all(torch.equal(loaded[key], network[key]) for key in network)
+    tuned = {key: tensor + 1 for key, tensor in network.items()}
+    named = {f"encoder.{key}": tensor for key, tensor in tuned.items()}
+    checkpoint.write_weights(tmp_path / "best.safetensors", {"words.weight": torch.zeros(5, 2), **named})
+    loaded = tiny(encoder_weights=str(tmp_path)).network.state_dict()
+    assert all(torch.equal(loaded[key], tuned[key]) for key in tuned)
 
 
 def test_float16_weights_are_computed_with_in_float32(state: dict[str, Any], tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import ConfigError, TrainingError  # noqa: E402
 from showtell.learn import checkpoint, run, training  # noqa: E402
+from showtell.learn.checkpoint import split_weights  # noqa: E402
 from showtell.learn.config import FinetuneConfig, RunConfig, SelfCriticalConfig  # noqa: E402
 from showtell.learn.encoders import build_encoder  # noqa: E402
 from showtell.learn.run import export_run, fit  # noqa: E402
-from showtell.learn.training import split_weights  # noqa: E402
 from showtell.records import Example  # noqa: E402
 
 Fit = Callable[..., list[dict[str, Any]]]

@@ -11,12 +11,10 @@ one, and one `os.replace` puts it in its place.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
 import stat
-import sys
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,9 +28,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from showtell.datasets.sidecars import PICTURE_SUFFIXES
+from showtell.datasets.sidecars import LEFT_BEHIND, PICTURE_SUFFIXES
 from showtell.errors import ConfigError, DataError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
+from showtell.locks import alone
 from showtell.records import Failure
 from showtell.search import (
     FORMAT,
@@ -54,7 +53,6 @@ _USELESS = 0.25  # of the rows, from which on the index is written anew
 _REPEATED = 2  # lines for each that counts, from which on too
 _COPIED = 4096  # rows copied at once then
 _OURS = ("embeddings-", "entries-", "offsets-", "approximate-")
-_LEFT_BEHIND = ("@eaDir", "__MACOSX")  # thumbnails of Synology servers, resource forks of macOS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +119,9 @@ def index_pictures(
         raise DataError(
             f"there are no pictures in {folder}; accepted are files named {', '.join(sorted(PICTURE_SUFFIXES))}"
         )
-    with _locked(directory):
+    directory.mkdir(parents=True, exist_ok=True)
+    busy = DataError(f"another run is writing the index {directory}; wait until it is done, or give another --out")
+    with alone(directory / "lock", busy):
         writer = _Writer(directory, embedder, source)
         try:
             run = _Run(writer, root, embedder, limits, threads or os.cpu_count() or 1)
@@ -133,27 +133,6 @@ def index_pictures(
         finally:
             writer.close()
     return run.summary(pictures)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keeps other runs from writing the index; the system takes the lock from a process that dies."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another run is writing the index {directory}; wait until it is done, or give another --out"
-            ) from error
-        yield
 
 
 # the folder
@@ -178,7 +157,7 @@ def _scan(root: Path, notice: Callable[[str, OSError], None]) -> Iterator[os.Dir
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
+                    if entry.name.startswith(".") or entry.name in LEFT_BEHIND:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)

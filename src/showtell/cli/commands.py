@@ -146,7 +146,7 @@ def train(
     from showtell.learn.alignment_run import train_alignment
     from showtell.learn.config import read_config
     from showtell.learn.events import watch_in_tensorboard
-    from showtell.learn.run import train as run_training
+    from showtell.learn.run import train as train_captioner
     from showtell.learn.training import unwatched
 
     settings = read_config(config)
@@ -164,12 +164,19 @@ def train(
     events = watch_in_tensorboard(out / "tensorboard") if tensorboard else nullcontext(unwatched)
     with reporting() as report, events as watch:
         examples = read_sources(sources, report)
-        options: dict[str, Any] = {"resume": resume, "describe": {"data": named}, "features": features}
+        run_training = train_captioner if settings.alignment is None else train_alignment
         try:
-            if settings.alignment is not None:
-                bundle = train_alignment(settings, examples, out, watch=watch, progress=report, **options)
-            else:
-                bundle = run_training(settings, examples, out, text=captions, watch=watch, progress=report, **options)
+            bundle = run_training(
+                settings,
+                examples,
+                out,
+                text=captions,
+                resume=resume,
+                describe={"data": named},
+                features=features,
+                watch=watch,
+                progress=report,
+            )
         except KeyboardInterrupt:
             print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
             raise typer.Exit(130) from None

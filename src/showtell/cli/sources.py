@@ -39,7 +39,8 @@ Text = Annotated[
     typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
 ]
 EncoderWeights = Annotated[
-    str | None, typer.Option("--encoder-weights", help="A local weight file, 'pretrained' or 'random'.")
+    str | None,
+    typer.Option("--encoder-weights", help="A local weight file, a run's directory, 'pretrained' or 'random'."),
 ]
 WordVectors = Annotated[
     Path | None,

@@ -25,7 +25,7 @@ PICTURE_SUFFIXES = frozenset({
     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
 })  # fmt: skip
 TEXT_SUFFIXES = (".txt", ".caption")
-_LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX"})  # thumbnails of Synology servers, resource forks of macOS
+LEFT_BEHIND = frozenset({"@eaDir", "__MACOSX"})  # thumbnails of Synology servers, resource forks of macOS
 _GLANCE = 200_000  # files; more than a folder of COCO's size has, and listed in 0.2 s
 
 
@@ -99,7 +99,7 @@ def _walk(folder: Path, notice: Notice) -> Iterator[tuple[str, list[str]]]:
         notice(Finding("path", path, f"cannot list {path} ({error.strerror}); change its permissions or remove it"))
 
     for place, folders, files in os.walk(folder, onerror=complain):
-        folders[:] = sorted(name for name in folders if name not in _LEFT_BEHIND and _is_plain(name, place, notice))
+        folders[:] = sorted(name for name in folders if name not in LEFT_BEHIND and _is_plain(name, place, notice))
         for link in (path for path in (Path(place, name) for name in folders) if path.is_symlink()):
             message = f"{link} is a link to a folder and is not followed; copy the folder to its place"
             notice(Finding("link", str(link), message, False))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from showtell.alignment import Aligner
 from showtell.boxes import pool_weights, to_grid
 from showtell.bundle import Bundle, write_bundle
-from showtell.errors import BackendError
+from showtell.errors import BackendError, DataError
 from showtell.learn import checkpoint
 from showtell.learn.aligning import AlignmentLoop, Captions, align
 from showtell.learn.alignment import Alignment
@@ -24,10 +24,10 @@ from showtell.learn.config import RunConfig
 from showtell.learn.decoders import build_decoder
 from showtell.learn.embeddings import initial_embedding
 from showtell.learn.encoders import Encoder
-from showtell.learn.export import export_alignment, with_decoder
+from showtell.learn.export import check_decoder, export_alignment, with_decoder
 from showtell.learn.phases import cross_entropy, rows_in
 from showtell.learn.progress import Progress, silent
-from showtell.learn.regions import cut_snippets, given_regions
+from showtell.learn.regions import cut_snippets, find_hanging, given_regions
 from showtell.learn.run import (
     Run,
     begin,
@@ -42,7 +42,7 @@ from showtell.learn.run import (
 )
 from showtell.learn.steps import Decoder
 from showtell.learn.training import Loop, Phase, Source, Watch, run_phases, unwatched
-from showtell.learn.validation import Validation
+from showtell.learn.validation import Validation, search_options
 from showtell.proposals import windows
 from showtell.records import Example
 from showtell.report.card import write_card
@@ -57,6 +57,7 @@ def train_alignment(
     examples: Sequence[Example],
     directory: str | Path,
     *,
+    text: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
@@ -65,11 +66,14 @@ def train_alignment(
 ) -> Path:
     """Trains an alignment model and returns the directory of its bundle; arguments and errors as `run.train`."""
     assert config.alignment is not None
-    run, encoder, store = begin(config, examples, directory, (), resume, features, progress, grid=True)
+    run, encoder, store = begin(config, examples, directory, text, resume, features, progress, grid=True)
     train, val = readable(run, store)
     captions, val_captions = (
         Captions.of(CaptionTable(part, run.vocabulary, config.train.max_words)) for part in (train, val)
     )
+    for split, told in (("train", captions), ("val", val_captions)):
+        if not any(map(len, told.ids)):
+            raise DataError(f"no caption of the {split} split has a word; give some pictures of it a caption")
     torch.manual_seed(config.train.seed)
     embedding = config.model.embedding if run.vectors is None else run.vectors.width
     model = _build(config, encoder, len(run.vocabulary), embedding)
@@ -118,6 +122,7 @@ def _train_regions(
     directory = run.directory / "regions"
     directory.mkdir(exist_ok=True)
     given = any(region.phrases for example in train for region in example.regions)
+    hanging = find_hanging(aligned.captions, run.vocabulary)
     parts = []
     for examples, rows, captions in (
         (train, aligned.rows, aligned.captions),
@@ -127,14 +132,16 @@ def _train_regions(
             parts.append(given_regions(store, rows, examples, grid))
         else:
             settings = config.regions
-            parts.append(cut_snippets(aligned.model, store, rows, examples, captions, run.vocabulary, settings))
+            parts.append(
+                cut_snippets(aligned.model, store, rows, examples, captions, run.vocabulary, settings, hanging)
+            )
     described, checked = parts
     checked = checked.first(config.regions.val_regions)
     run.progress(f"{len(described.examples):,} regions to learn from", 1, 1)
     table, val_table = (
         CaptionTable(part.examples, run.vocabulary, config.train.max_words) for part in (described, checked)
     )
-    decoder = build_region_decoder(config, store.shape[1], len(run.vocabulary), aligned.model.words.embedding_dim)
+    decoder = _region_decoder(config, store.shape[1], len(run.vocabulary), aligned.model.words.embedding_dim)
     decoder.expect_words(table.count_words(len(run.vocabulary)))
     decoder.to(device)
     loop = Loop(own, decoder, None, run.vocabulary, directory, aligned.identity, run.progress)
@@ -152,7 +159,7 @@ def _train_regions(
     draw_curves(directory / "metrics.csv", directory / "curves.png")
 
 
-def build_region_decoder(config: RunConfig, width: int, vocabulary_size: int, embedding: int) -> Decoder:
+def _region_decoder(config: RunConfig, width: int, vocabulary_size: int, embedding: int) -> Decoder:
     torch.manual_seed(config.train.seed)
     model = replace(config.model, embedding=embedding)
     return build_decoder(model, width=width, vocabulary_size=vocabulary_size)
@@ -202,21 +209,26 @@ def export_alignment_run(directory: str | Path, out: str | Path | None = None, *
     model.load_state_dict(best)
     bundle = export_alignment(encoder, model, vocabulary, directory.resolve().name, config.alignment.wide_size)
     progress("comparing with PyTorch", 1, 2)
-    gap = _gap(bundle, encoder, model, readable_pixels(val, encoder), val)
+    pixels = readable_pixels(val, encoder)
+    gap = _gap(bundle, encoder, model, pixels, val)
     if gap > _TOLERANCE:
         raise BackendError(f"the exported model differs from PyTorch by {gap}; tolerated are {_TOLERANCE}")
     described = directory / "regions" / "best.safetensors"
-    search = {}
+    parity, search = {"cosines": gap}, {}
     if described.exists():
-        decoder = build_region_decoder(config, encoder.width, len(vocabulary), embedding)
+        decoder = _region_decoder(config, encoder.width, len(vocabulary), embedding)
         decoder.load_state_dict(checkpoint.read_weights(described))
         bundle = with_decoder(bundle, decoder, torch.zeros(2, 1, encoder.width))
-        search = {"beam": config.train.beam, "length_penalty": config.train.length_penalty}
+        options = search_options(config.train)
+        with torch.inference_mode():
+            regions_RD = model.pool_RL @ encoder(torch.from_numpy(pixels[0][None]))[0]
+        parity["logprobs"] = check_decoder(bundle, decoder, regions_RD[:, None].numpy(), options)
+        search = {"beam": options.beam, "length_penalty": options.length_penalty}
     manifest = replace(
         bundle.manifest,
         search=search,
         config=portable(config).to_json(),
-        training={**training, "parity": {"cosines": gap}},
+        training={**training, "parity": parity},
         scores={"metrics": state["scores"], "n": len(val), "split": "val"},
     )
     finished = replace(bundle, manifest=manifest)

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from showtell.errors import TrainingError
 
+ENCODER = "encoder."  # what the names of the encoder's weights begin with, beside the decoder's
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Writes a file in full or not at all.
@@ -66,3 +68,23 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(load_file(path))
+
+
+def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the decoder's weights, those of the encoder's network, none where it was not tuned)."""
+    ours = {name: tensor for name, tensor in weights.items() if not name.startswith(ENCODER)}
+    tuned = {name.removeprefix(ENCODER): tensor for name, tensor in weights.items() if name.startswith(ENCODER)}
+    return ours, tuned
+
+
+def read_encoder(directory: Path) -> dict[str, Tensor]:
+    """The weights of a run's encoder, tuned where the run tuned it.
+
+    Raises:
+        TrainingError: No run with a finished epoch is there.
+    """
+    kept, best = directory / "encoder.safetensors", directory / "best.safetensors"
+    for path in (kept, best):
+        if not path.exists():
+            raise TrainingError(f"{directory} has no {path.name}: no run is there, or its first epoch is not finished")
+    return split_weights(read_weights(best))[1] or read_weights(kept)

@@ -53,7 +53,7 @@ class ModelConfig:
     """
 
     encoder: str = "mobilenetv2_100"
-    encoder_weights: str = "pretrained"  # "pretrained", "random", or a file
+    encoder_weights: str = "pretrained"  # "pretrained", "random", a file, or the directory of a run
     encoder_options: dict[str, str | int | float | bool] = field(default_factory=dict)  # for timm.create_model
     image_size: Positive | None = None  # pixels; None: the encoder's own
     fit: Literal["squash", "crop", "pad"] = "squash"  # squash sees the whole picture; crop is timm's centre crop

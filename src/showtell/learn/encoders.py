@@ -2,7 +2,8 @@
 
 Every convolutional network of timm is an encoder by its timm name. Its preprocessing belongs to its weights: size,
 interpolation, mean and standard deviation come from timm's record of them, unless the configuration says otherwise.
-Weights come from the hub, from a local file (safetensors, or a PyTorch state dict read without pickle), or are random.
+Weights come from the hub, from a local file (safetensors, or a PyTorch state dict read without pickle), from another
+run, or are random.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from showtell.errors import BackendError, ConfigError
 from showtell.images import Preprocessing
+from showtell.learn import checkpoint
 from showtell.learn.config import ModelConfig
 
 _PIECE = 8  # pictures
@@ -214,10 +216,12 @@ def _load_weights(network: Any, path: Path, name: str) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        return checkpoint.read_encoder(path)
     if not path.is_file():
         raise ConfigError(
             f"encoder weights {str(path)!r} are not a file; accepted are 'pretrained', 'random', or the path of a "
-            ".safetensors file or a PyTorch state dict"
+            ".safetensors file, of a PyTorch state dict or of a run whose encoder to start from"
         )
     try:
         if path.suffix == ".safetensors":

@@ -180,6 +180,22 @@ def check_parity(
     return parity
 
 
+def check_decoder(bundle: Bundle, decoder: Decoder, features_BLD: NDArray[np.float32], options: SearchOptions) -> float:
+    """The largest difference of a word's log-probability, in nats, between a bundle's decoder and PyTorch's.
+
+    Raises:
+        BackendError: It is more than rounding.
+    """
+    torch_step = TorchStep(decoder)
+    captions = [best[0].tokens for best in search(torch_step, features_BLD, options)]
+    gap = _step_gap(Runtime(bundle), torch_step, features_BLD, features_BLD, captions)
+    if gap > _LOGPROB_TOLERANCE:
+        raise BackendError(
+            f"the exported decoder differs from PyTorch by {gap} nats a word; tolerated are {_LOGPROB_TOLERANCE}"
+        )
+    return gap
+
+
 def _step_gap(
     runtime: Runtime,
     torch_step: TorchStep,

@@ -27,7 +27,10 @@ from showtell.learn.steps import Decoder
 from showtell.learn.training import StartBatch, Started
 from showtell.records import Example
 from showtell.snippets import align_words, snippets
-from showtell.text import Vocabulary, join_words
+from showtell.text import UNK, Vocabulary, join_words
+
+_FREQUENT = 50  # times that a word must occur before its never ending a caption tells anything
+_RARELY = 0.01
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,13 @@ def cut_snippets(
     captions: Captions,
     vocabulary: Vocabulary,
     config: RegionsConfig,
+    hanging: frozenset[str],
 ) -> DescribedRegions:
-    """The windows of pictures with the snippets that tell of them; the whole frame, window 0, has the captions too."""
+    """The windows of pictures with the snippets that tell of them; the whole frame, window 0, has the captions too.
+
+    Args:
+        hanging: Words that no snippet ends with.
+    """
     model.eval()
     device = model.pool_RL.device
     found, at, pools = [], [], []
@@ -83,13 +91,10 @@ def cut_snippets(
             ]
         for tokens, scores_TR in zip(captions.table[item], scores, strict=True):
             spread = float((scores_TR.max(1) - scores_TR.mean(1)).mean())
-            words = vocabulary.decode(tokens.tolist())
-            if len(words) != len(tokens):
-                continue  # some are unknown
-            for start, stop, region in snippets(
-                words, align_words(scores_TR, config.smoothing * spread), shortest=config.shortest
-            ):
-                if region:
+            words = [vocabulary.words[token] for token in tokens]
+            assignment = align_words(scores_TR, config.smoothing * spread)
+            for start, stop, region in snippets(words, assignment, shortest=config.shortest, hanging=hanging):
+                if region and UNK not in tokens[start:stop]:
                     texts.setdefault(region, []).append(join_words(words[start:stop]))
         for region, said in texts.items():
             if any(said):
@@ -97,6 +102,15 @@ def cut_snippets(
                 at.append(rows[item])
                 pools.append(pool_RL[region])
     return DescribedRegions(found, np.array(at, np.int64), np.array(pools, np.float32))
+
+
+def find_hanging(captions: Captions, vocabulary: Vocabulary) -> frozenset[str]:
+    """The frequent words that hardly ever end a caption, such as "of", "the" and "small"."""
+    told = [tokens for table in captions.table for tokens in table]
+    counts_V = np.bincount(np.concatenate(told), minlength=len(vocabulary))
+    ends_V = np.bincount([tokens[-1] for tokens in told], minlength=len(vocabulary))
+    found = (counts_V >= _FREQUENT) & (ends_V < _RARELY * counts_V)
+    return frozenset(vocabulary.words[index] for index in np.flatnonzero(found))
 
 
 def given_regions(

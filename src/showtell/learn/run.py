@@ -44,7 +44,6 @@ from showtell.learn.training import (
     build_vocabulary,
     choose_device,
     run_phases,
-    split_weights,
     unwatched,
 )
 from showtell.learn.validation import search_options
@@ -126,6 +125,8 @@ def fit(
     progress: Progress = silent,
 ) -> float:
     """Trains without making a bundle, and returns the best CIDEr on `val`; arguments and errors as `train`."""
+    if config.alignment is not None:
+        raise ConfigError("settings with [alignment] are no captioner's; 'alignment_run.train_alignment' trains them")
     grid = looks_at_grid(config.model)
     run, encoder, store = begin(config, examples, directory, text, resume, features, progress, grid=grid)
     material = _prepared_material(run, encoder, store)
@@ -212,6 +213,8 @@ def _open_run(
     for split, found in (("train", train_examples), ("val", val_examples)):
         if not found:
             raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
+    if text and config.alignment is not None:
+        raise ConfigError("an alignment is learned from pictures with their captions; leave --text out")
     if text and not config.model.conditioning.startswith("concepts"):
         raise ConfigError(
             f"captions without pictures (--text) need conditioning 'concepts', this run has "
@@ -396,7 +399,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         config = RunConfig(**json.loads((directory / "config.json").read_text("utf-8")))
         training = json.loads((directory / "data.json").read_text("utf-8"))
         vocabulary = Vocabulary.from_json((directory / "vocabulary.json").read_text("utf-8"))
-        best, tuned = split_weights(checkpoint.read_weights(directory / "best.safetensors"))
+        best, tuned = checkpoint.split_weights(checkpoint.read_weights(directory / "best.safetensors"))
     except FileNotFoundError as error:
         raise no_run(directory, error) from error
     # pretrained word vectors brought a width of their own

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from showtell.errors import BackendError, ConfigError, TrainingError
+from showtell.locks import alone
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -36,26 +37,9 @@ def open_storage(directory: Path) -> Iterator[RDBStorage]:
         ConfigError: Another process has it.
         TrainingError: It is damaged or of another program, or the disk is full; also while it is open.
     """
-    with _alone(directory), _without_chatter(), _opened(directory / "study.db") as storage:
+    busy = ConfigError(f"a search is under way in {directory}; wait until it has ended, or give another directory")
+    with alone(directory / "study.lock", busy), _without_chatter(), _opened(directory / "study.db") as storage:
         yield storage
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keeps a second process out of a search: it would take the trial under way for one that was killed."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        yield
-        return
-    with (directory / "study.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"a search is under way in {directory}; wait until it has ended, or give another directory"
-            ) from error
-        yield
 
 
 @contextlib.contextmanager

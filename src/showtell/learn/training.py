@@ -52,7 +52,6 @@ from showtell.records import Example
 from showtell.text import Vocabulary, tokenise
 
 _SAMPLES = 3  # captions of `val` that are shown after each epoch
-_ENCODER = "encoder."  # what the names of the encoder's weights begin with, beside the decoder's
 
 Row = dict[str, float | int | str]
 Watch = Callable[[Row, dict[str, str]], None]  # (the epoch's row of metrics.csv, what was said of each picture of val)
@@ -147,20 +146,13 @@ class Loop:
     def weights(self) -> dict[str, Tensor]:
         """All weights that the run trains, with those beside them."""
         tuned = {} if self.encoder is None else self.encoder.network.state_dict()
-        return {**self.decoder.state_dict(), **{_ENCODER + name: tensor for name, tensor in tuned.items()}}
+        return {**self.decoder.state_dict(), **{checkpoint.ENCODER + name: tensor for name, tensor in tuned.items()}}
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        ours, tuned = split_weights(weights)
+        ours, tuned = checkpoint.split_weights(weights)
         self.decoder.load_state_dict(ours)
         if self.encoder is not None:
             self.encoder.network.load_state_dict(tuned)
-
-
-def split_weights(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(the decoder's weights, those of the encoder's network, none where it was not tuned)."""
-    ours = {name: tensor for name, tensor in weights.items() if not name.startswith(_ENCODER)}
-    tuned = {name.removeprefix(_ENCODER): tensor for name, tensor in weights.items() if name.startswith(_ENCODER)}
-    return ours, tuned
 
 
 def build_vocabulary(examples: Sequence[Example], config: TrainConfig) -> Vocabulary:

@@ -1,0 +1,32 @@
+"""One process at a time; the system takes the lock from a process that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from showtell.errors import ShowtellError
+
+
+@contextlib.contextmanager
+def alone(path: Path, refusal: ShowtellError) -> Iterator[None]:
+    """Holds the lock of a file, which is made where there is none.
+
+    Raises:
+        ShowtellError: `refusal`, when another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise refusal from error
+        yield
