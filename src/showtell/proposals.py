@@ -27,6 +27,7 @@ Proposer = Callable[[Picture], Floats]  # to (R, 4), pixels of that picture
 
 MOST_BOXES = 1000  # of the user's own that are described in one picture
 
+_TOLD = 10  # boxes that a sentence is said of
 _ALIKE = 0.9  # intersection over union; of two boxes closer than this, the first stands for both
 _MOST_ACROSS = 64  # windows along one side, however long
 
@@ -212,7 +213,7 @@ def check_boxes(boxes: ArrayLike, width: int, height: int, *, most: int = MOST_B
     """The boxes that a picture has, cut to it, and what was wrong with the others, in a sentence each.
 
     A box partly outside is cut; one that is entirely outside, has no area, is turned inside out, or has a coordinate
-    that is no number is refused. Boxes after the first `most` good ones are not looked at, and after `most` sentences
+    that is no number is refused. Boxes after the first `most` good ones are not looked at, and after a few sentences
     the last one counts the rest.
 
     Shape: `boxes` (R, 4) in pixels of the upright picture; returns (K, 4), K at most `most`.
@@ -228,13 +229,13 @@ def check_boxes(boxes: ArrayLike, width: int, height: int, *, most: int = MOST_B
     kept = np.flatnonzero(good)[:most]
     end = int(kept[-1]) + 1 if len(kept) == most else len(given)
     odd = np.flatnonzero(~good[:end] | (cut[:end] != given[:end]).any(axis=1))
-    findings = [_judge(given, int(row), bool(good[row]), width, height) for row in odd[:most]]
-    if len(odd) > most:
-        refused = int((~good[odd[most:]]).sum())
-        message = f"{len(odd) - most} more boxes were cut or refused for the same reasons, {refused} of them refused"
-        findings.append(Finding("more-boxes", f"box {int(odd[most]) + 1}", message, breaks=refused > 0))
+    findings = [_judge(given, int(row), bool(good[row]), width, height) for row in odd[:_TOLD]]
+    if len(odd) > _TOLD:
+        refused = int((~good[odd[_TOLD:]]).sum())
+        message = f"{len(odd) - _TOLD:,} more boxes reach out of the picture, or are refused ({refused:,})"
+        findings.append(Finding("more-boxes", f"box {int(odd[_TOLD]) + 1}", message, breaks=refused > 0))
     if end < len(given):
-        left = f"{len(given) - end} of {len(given)} boxes are left out, from box {end + 1} on"
+        left = f"{len(given) - end:,} of {len(given):,} boxes are left out, from box {end + 1:,} on"
         findings.append(Finding("too-many-boxes", f"box {end + 1}", f"{left}: at most {most} are used in one picture"))
     return cut[kept], findings
 
@@ -261,12 +262,12 @@ def _four(row: object, where: str) -> list[float]:
     if (
         not isinstance(values, list)
         or len(values) != 4
-        or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values)
+        or any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in values)
     ):
         accepted = '[x0, y0, x1, y1] or {"box": [x0, y0, x1, y1]}'
         raise DataError(f"{where} is {json.dumps(row)[:100]}; accepted is {accepted}")
     try:
-        return [float(value) for value in values]
+        return [math.nan if value is None else float(value) for value in values]
     except OverflowError as error:
         raise DataError(f"{where} has a number that is too large; coordinates are pixels") from error
 
