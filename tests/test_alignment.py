@@ -25,7 +25,7 @@ from showtell.errors import BundleError, ConfigError, DataError, TrainingError  
 from showtell.images import read_pixels  # noqa: E402
 from showtell.learn import aligning, alignment_run  # noqa: E402
 from showtell.learn.aligning import Captions, pad  # noqa: E402
-from showtell.learn.alignment import Alignment, ranking_loss, region_scores  # noqa: E402
+from showtell.learn.alignment import Alignment, contrastive_loss, ranking_loss, region_scores  # noqa: E402
 from showtell.learn.alignment_run import train_alignment  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import AlignmentConfig, ModelConfig, RegionsConfig, RunConfig, read_config  # noqa: E402
@@ -100,6 +100,22 @@ def test_the_ranking_loss_is_its_definition(hardest: bool) -> None:
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_contrastive_loss_is_its_definition() -> None:
+    rng = np.random.default_rng(3)
+    similarity, owner = rng.normal(size=(4, 6)), np.array([0, 0, 1, 2, 3, 3])
+    wrong = (rng.random((4, 6)) < 0.7) & (np.arange(4)[:, None] != owner)
+    expected = 0.0
+    for caption in range(6):
+        own = np.exp(similarity[owner[caption], caption] / 0.3)
+        pictures = sum(np.exp(similarity[p, caption] / 0.3) for p in range(4) if wrong[p, caption])
+        captions = sum(
+            np.exp(similarity[owner[caption], c] / 0.3) for c in range(6) if wrong[owner[caption], c] and c != caption
+        )
+        expected -= (np.log(own / (own + pictures)) + np.log(own / (own + captions))) / 6
+    arguments = (torch.from_numpy(similarity), torch.from_numpy(owner), torch.from_numpy(wrong))
+    assert float(contrastive_loss(*arguments, temperature=0.3)) == pytest.approx(expected)
+
+
 def test_a_caption_that_several_pictures_share_is_wrong_of_none_of_them() -> None:
     examples = [
         Example("a", "a.png", ("two red planes", "a large field")),
@@ -137,7 +153,7 @@ def settings(toy_settings: RunConfig) -> RunConfig:
         toy_settings,
         model=replace(toy_settings.model, conditioning="init", hidden=16),
         train=replace(toy_settings.train, epochs=10, batch_pictures=9, learning_rate=1e-2),
-        alignment=AlignmentConfig(width=24, wide_size=96, sum_epochs=6),
+        alignment=AlignmentConfig(width=24, wide_size=96),
         regions=RegionsConfig(epochs=12, batch_regions=8, learning_rate=1e-2),
     )
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageFont
 from showtell.boxes import area
 from showtell.errors import DataError
 from showtell.report import annotated
-from showtell.report.annotated import COLOURS, draw_boxes, heat, place_labels
+from showtell.report.annotated import COLOURS, draw_boxes, draw_maps, heat, place_labels
 
 GREY = (90, 90, 90)
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -184,3 +184,28 @@ def test_what_is_no_map_is_refused() -> None:
             heat(picture, bad)
     with pytest.raises(ValueError, match="has no area in a picture of 40 × 20 pixels"):
         heat(picture, [[0.0, 1.0]], box=(50, 0, 60, 10))
+
+
+def test_a_map_may_reach_out_of_the_picture() -> None:
+    picture = Image.new("RGB", (200, 100), (100, 100, 100))  # as fit "pad" shows it, on a square of 200
+    shown = np.asarray(heat(picture, [[9.0, 0.0], [0.0, 0.0]], box=(0, -50, 200, 150))).astype(int).sum(2)
+    assert shown[:40, :90].mean() > shown[60:, 110:].mean()
+    whole = np.asarray(heat(Image.new("RGB", (200, 200), (100, 100, 100)), [[9.0, 0.0], [0.0, 0.0]])).astype(int).sum(2)
+    np.testing.assert_array_equal(shown, whole[50:150])
+
+
+def test_a_sheet_has_the_picture_and_a_map_for_each_word() -> None:
+    picture = Image.new("RGB", (480, 240), (90, 120, 150))
+    maps = np.zeros((8, 2, 2))
+    maps[:, 0, 0] = 1
+    sheet = np.asarray(draw_maps(picture, [f"word{number}" for number in range(8)], maps)).astype(int)
+    width, height = sheet.shape[1] // 6, sheet.shape[0] // 2
+    assert sheet.shape[1] == 6 * (240 + 12)
+    assert (sheet[10, 10] == (90, 120, 150)).all()
+    for place in range(1, 9):
+        left, top = place % 6 * width, place // 6 * height
+        assert sheet[top + 10, left + 10].sum() > sheet[top + 110, left + 230].sum()
+        assert (sheet[top + 121 : top + height - 12, left : left + width - 12] < 128).any()  # letters
+    assert (sheet[height + 2 :, 3 * width :] == 255).all()
+    with pytest.raises(ValueError, match=r"maps of shape \(8, 2, 2\) for 2 words"):
+        draw_maps(picture, ["one", "two"], maps)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from showtell.errors import ConfigError, ImageError
-from showtell.images import FORMATS, ImageLimits, Preprocessing, read_image, read_pixels, read_sized
+from showtell.images import FORMATS, ImageLimits, Preprocessing, read_image, read_pixels, read_sized, shown_box
 
 HOSTILE = Path(__file__).resolve().parents[2] / "shared" / "data" / "hostile"
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -225,6 +225,16 @@ def quarters(width: int, height: int) -> bytes:
 def test_squash_shows_the_whole_picture() -> None:
     pixels = read_pixels(quarters(80, 40), Preprocessing(size=20, fit="squash"))
     assert [tuple(pixels[y, x]) for y in (0, 19) for x in (0, 19)] == [RED, GREEN, BLUE, WHITE]
+
+
+def test_the_box_that_is_shown() -> None:
+    assert shown_box(640, 480, Preprocessing(size=224, fit="squash")) == (0, 0, 640, 480)
+    assert shown_box(200, 100, Preprocessing(size=100, fit="pad")) == (0, -50, 200, 150)
+    x0, y0, x1, y1 = shown_box(640, 480, Preprocessing(size=224, fit="crop", crop_fraction=0.875))
+    assert (x0 + x1) / 2 == pytest.approx(320, abs=2)
+    assert (y0 + y1) / 2 == pytest.approx(240)
+    assert x1 - x0 == pytest.approx(480 * 0.875, rel=0.01)
+    assert y1 - y0 == pytest.approx(480 * 0.875)
 
 
 def test_crop_shows_the_centre() -> None:

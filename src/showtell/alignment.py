@@ -82,10 +82,15 @@ class Aligner:
             boxes: (R, 4), in pixels of the original.
             width, height: Of the original.
         """
-        grid_LD = self._run("wide", pixels_HWC[None])[0]
+        grid_LD = self.encode_wide(pixels_HWC)
         side = math.isqrt(len(grid_LD))
         features_RD: Floats = pool_weights(to_grid(boxes, width, height, side, side), side, side) @ grid_LD
         return features_RD
+
+    def encode_wide(self, pixels_HWC: NDArray[np.uint8]) -> Floats:
+        """The features (L, D) of the cells of one picture's `wide` pixels, a square grid row by row."""
+        grid_LD: Floats = self._run("wide", pixels_HWC[None])[0]
+        return grid_LD
 
     def embed_regions(self, features_RD: Floats) -> Floats:
         """The vectors (R, E) of regions by their features, of length 1."""

@@ -173,6 +173,14 @@ def fit_pixels(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np
     return _fit(_Upright(picture, *picture.size), preprocessing)
 
 
+def shown_box(width: int, height: int, preprocessing: Preprocessing) -> Box:
+    """The box of an upright original that the network's pixels cover; with fit "pad" it reaches out of the picture."""
+    (left, top, right, bottom), (across, down) = _placement(width, height, preprocessing)
+    each, size = ((right - left) / across, (bottom - top) / down), preprocessing.size
+    x0, y0 = left - (size - across) // 2 * each[0], top - (size - down) // 2 * each[1]
+    return (x0, y0, x0 + size * each[0], y0 + size * each[1])
+
+
 def _fit(picture: _Upright, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     region, target = _placement(picture.width, picture.height, preprocessing)
     resample = Image.Resampling[preprocessing.interpolation.upper()]

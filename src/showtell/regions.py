@@ -9,7 +9,7 @@ is cut out and captioned as a picture of its own. Either way all are one batch. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from showtell.alignment import Aligner, Floats
-from showtell.boxes import nms
+from showtell.boxes import area, nms, pool_weights, to_grid
 from showtell.bundle import Bundle, read_bundle
 from showtell.captioner import Runtime
 from showtell.decoding import Hypothesis, SearchOptions, search
-from showtell.errors import BundleError
-from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, fit_pixels, read_sized
+from showtell.errors import BundleError, DataError
+from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, fit_pixels, read_sized, shown_box
 from showtell.proposals import Proposer, windows
 from showtell.records import Box, Grounding, RegionCaption
-from showtell.snippets import align_words, snippets
-from showtell.text import join_words
+from showtell.snippets import align_words, snippets, spread_of
+from showtell.text import START, UNK, join_words, tokenise
 
 _CROPS = 16  # that go through the encoder together
 
@@ -39,6 +39,19 @@ class _View:
     width: int
     height: int
     boxes_R4: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WordMaps:
+    """Where the words of a sentence are in a picture.
+
+    Shape: `maps_TRC` (T words, rows, columns), higher where the word is.
+    Units: `box`, what the maps cover, in pixels of the upright original; it may reach out of it.
+    """
+
+    words: tuple[str, ...]
+    maps_TRC: Floats
+    box: Box
 
 
 class RegionCaptioner:
@@ -89,7 +102,7 @@ class RegionCaptioner:
                 f"{self.manifest.name!r} aligns regions with words and writes no captions; give a captioner, or an "
                 "alignment model whose [regions] has epochs"
             )
-        view = self._look(source, boxes, propose, limits)
+        view = _with_boxes(self._open(source, limits), boxes, propose)
         vectors_RE: Floats | None = None
         if self.aligner is None:
             features_RLD = self._encode_crops(view)
@@ -122,7 +135,7 @@ class RegionCaptioner:
     def ground(
         self,
         source: Source,
-        text: str,
+        text: str | None = None,
         *,
         boxes: ArrayLike | None = None,
         propose: Proposer | None = None,
@@ -131,7 +144,11 @@ class RegionCaptioner:
     ) -> list[Grounding]:
         """Where the words of a sentence are, in their order: each run of words with one box.
 
+        An alignment model says how near words and boxes are; of a captioner that attends, a box scores by what it has
+        of the attention beyond its share of the picture, while the captioner is led along the sentence.
+
         Args:
+            text: The sentence; by default what the model says of the picture.
             boxes, propose: As `describe`.
             smoothing: What neighbours that point at the same box are worth, in units of the spread of the words' best
                 scores; 0 lets each word choose for itself.
@@ -139,15 +156,19 @@ class RegionCaptioner:
         Raises:
             ImageError: The picture cannot be read.
             DataError: The model knows none of the words.
-            BundleError: The model is a captioner and aligns nothing.
+            BundleError: The model neither aligns nor attends, or writes no captions and is given none.
         """
-        if self.aligner is None:
-            raise BundleError(f"{self.manifest.name!r} is a captioner and aligns nothing; give an alignment model")
-        words, words_TE = self.aligner.embed_words(text)
-        view = self._look(source, boxes, propose, limits)
-        scores_TR = words_TE @ self.aligner.embed_regions(self._pool(view)).T
-        spread = float((scores_TR.max(1) - scores_TR.mean(1)).mean())
-        assignment = align_words(scores_TR, smoothing * spread)
+        whole = self._open(source, limits)
+        view = _with_boxes(whole, boxes, propose)
+        if self.aligner is not None:
+            words, words_TE = self.aligner.embed_words(self._said(whole, text))
+            scores_TR = words_TE @ self.aligner.embed_regions(self._pool(view)).T
+        else:
+            words, maps_TL = self._attend(whole, text)
+            left, top, right, bottom = shown_box(view.width, view.height, self.manifest.preprocessing)
+            grid = self.manifest.rows, self.manifest.columns
+            cells_R4 = to_grid(view.boxes_R4 - [left, top, left, top], right - left, bottom - top, *grid)
+            scores_TR = (maps_TL @ pool_weights(cells_R4, *grid).T - 1 / maps_TL.shape[1]) * area(cells_R4)
         return [
             Grounding(
                 join_words(words[start:stop]),
@@ -156,18 +177,58 @@ class RegionCaptioner:
                 _edges(view.boxes_R4[region]),
                 float(scores_TR[start:stop, region].sum()),
             )
-            for start, stop, region in snippets(words, assignment)
+            for start, stop, region in snippets(words, align_words(scores_TR, smoothing * spread_of(scores_TR)))
         ]
 
-    def _look(self, source: Source, boxes: ArrayLike | None, propose: Proposer | None, limits: ImageLimits) -> _View:
+    def map_words(self, source: Source, text: str | None = None, *, limits: ImageLimits = DEFAULT_LIMITS) -> WordMaps:
+        """A map of the picture for each word of a sentence; arguments and errors as `ground`."""
+        whole = self._open(source, limits)
+        if self.aligner is None:
+            words, maps_TL = self._attend(whole, text)
+            box = shown_box(whole.width, whole.height, self.manifest.preprocessing)
+            return WordMaps(tuple(words), maps_TL.reshape(-1, self.manifest.rows, self.manifest.columns), box)
+        words, words_TE = self.aligner.embed_words(self._said(whole, text))
+        cells_LE = self.aligner.embed_regions(self.aligner.encode_wide(fit_pixels(whole.image, self.aligner.wide)))
+        side = math.isqrt(len(cells_LE))
+        return WordMaps(tuple(words), (words_TE @ cells_LE.T).reshape(-1, side, side), _edges(whole.boxes_R4[0]))
+
+    def _said(self, whole: _View, text: str | None) -> str:
+        """The sentence, or what the model says of the whole picture."""
+        if text is not None:
+            return text
+        if self.runtime is None:
+            raise BundleError(f"{self.manifest.name!r} writes no captions; give the sentence to look for")
+        features_1LD = self._encode_crops(whole) if self.aligner is None else self._pool(whole)[:, None]
+        options = SearchOptions(**self.manifest.search)  # type: ignore[arg-type]
+        return join_words(self.vocabulary.decode(search(self.runtime, features_1LD, options)[0][0].tokens))
+
+    def _attend(self, whole: _View, text: str | None) -> tuple[list[str], Floats]:
+        """(the T words of a sentence, the attention to each cell (T, L) with which each is predicted)."""
+        if self.runtime is None or not self.manifest.attends:
+            raise BundleError(
+                f"{self.manifest.name!r} is a captioner that neither aligns nor attends; give an alignment model, or a "
+                "captioner with conditioning attention, adaptive or topdown"
+            )
+        words = tokenise(self._said(whole, text))
+        ids = [self.vocabulary.id_of(word) for word in words]
+        if all(index == UNK for index in ids):
+            raise DataError(f"the model {self.manifest.name!r} knows none of the words of {text!r}")
+        memory, state = self.runtime.start(
+            self.runtime.encode(fit_pixels(whole.image, self.manifest.preprocessing)[None])
+        )
+        maps = []
+        for index in [START, *ids[:-1]]:
+            output = self.runtime.step(np.array([index]), memory, state)
+            assert output.alpha_NL is not None
+            maps.append(output.alpha_NL[0])
+            state = output.state
+        return words, np.stack(maps)
+
+    def _open(self, source: Source, limits: ImageLimits) -> _View:
+        """The picture, with the whole of it as the one box."""
         size = (self.aligner.wide if self.aligner is not None else self.manifest.preprocessing).size
         image, (width, height) = read_sized(source, limits=limits, draft=2 * size)
-        if boxes is not None:
-            boxes_R4 = np.asarray(boxes, np.float64).reshape(-1, 4)
-        else:  # on the picture as it was decoded
-            found = (propose or windows())(np.asarray(image))
-            boxes_R4 = found * np.array([width, height] * 2) / np.array(image.size * 2)
-        return _View(image, width, height, boxes_R4)
+        return _View(image, width, height, np.array([[0, 0, width, height]], np.float64))
 
     def _pool(self, view: _View) -> Floats:
         """The features (R, D) of regions, from one pass over the picture."""
@@ -185,6 +246,13 @@ class RegionCaptioner:
             crops.append(fit_pixels(view.image.crop((left, top, right, bottom)), self.manifest.preprocessing))
         parts = [self.runtime.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
         return np.concatenate(parts)
+
+
+def _with_boxes(view: _View, boxes: ArrayLike | None, propose: Proposer | None) -> _View:
+    if boxes is not None:
+        return replace(view, boxes_R4=np.asarray(boxes, np.float64).reshape(-1, 4))
+    found = (propose or windows())(np.asarray(view.image))  # on the picture as it was decoded
+    return replace(view, boxes_R4=found * np.array([view.width, view.height] * 2) / np.array(view.image.size * 2))
 
 
 def _edges(box: NDArray[np.float64]) -> Box:

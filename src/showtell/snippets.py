@@ -65,6 +65,11 @@ def align_words(scores: ArrayLike, beta: float) -> NDArray[np.intp]:
     return regions
 
 
+def spread_of(scores_TR: NDArray[np.floating]) -> float:
+    """How far a word's best region stands out, the mean over words: the unit of `beta` that suits a model's scores."""
+    return max(0.0, float((scores_TR.max(1) - scores_TR.mean(1)).mean()))  # equal scores differ from their mean
+
+
 def snippets(
     words: Sequence[str], assignment: ArrayLike, *, shortest: int = 1, hanging: Collection[str] = ()
 ) -> list[Snippet]:

@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from PIL import Image
+
     from showtell.boxes import Floats
     from showtell.proposals import Proposer
     from showtell.records import Grounding, RegionCaption
@@ -62,8 +64,13 @@ def regions(
 
 def ground(
     picture: Picture,
-    sentence: Annotated[str, typer.Argument(help="What is to be found.", metavar="SENTENCE")],
-    model: Annotated[str, typer.Option("--model", "-m", help="An alignment model: a directory or a zip.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", help="An alignment model, or a captioner that attends."),
+    ],
+    sentence: Annotated[
+        str | None, typer.Argument(help="What is to be found. [default: what the model says]", metavar="[SENTENCE]")
+    ] = None,
     boxes: Boxes = None,
     propose: Propose = "windows",
     labels: Labels = None,
@@ -71,19 +78,24 @@ def ground(
         float, typer.Option("--smoothing", min=0, help="How much neighbouring words keep together; 0: not at all.")
     ] = 1.0,
     out: Out = None,
+    maps: Annotated[Path | None, typer.Option("--maps", help="Also write a picture with a map for each word.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say where a picture shows the words of a sentence, a line a phrase: `x0,y0,x1,y1 score words`.
 
     Example: showtell ground photo.jpg "a dog catches a red ball" --model runs/align/bundle --out where.png
     """
+    from showtell.images import read_image
     from showtell.regions import RegionCaptioner
+    from showtell.report.annotated import draw_maps
 
     own, failed = _own_boxes(boxes, picture)
-    found = RegionCaptioner.load(model).ground(
-        picture, sentence, boxes=own, propose=_proposer(propose, labels), smoothing=smoothing
-    )
+    grounder = RegionCaptioner.load(model)
+    found = grounder.ground(picture, sentence, boxes=own, propose=_proposer(propose, labels), smoothing=smoothing)
     _tell(found, picture, out, as_json)
+    if maps is not None:
+        seen = grounder.map_words(picture, sentence)
+        _save(draw_maps(read_image(picture), seen.words, seen.maps_TRC, box=seen.box), maps)
     if failed:
         raise typer.Exit(1)
 
@@ -126,16 +138,20 @@ def _proposer(name: str, labels: Path | None) -> Proposer:
 
 
 def _tell(found: Sequence[RegionCaption | Grounding], picture: str, out: Path | None, as_json: bool) -> None:
-    from showtell.errors import DataError
     from showtell.images import read_image
     from showtell.report.annotated import draw_boxes
 
     for one in found:
         edges = ",".join(f"{edge:.0f}" for edge in one.box)
         print(json.dumps(one.to_json(), ensure_ascii=False) if as_json else f"{edges} {one.score:.3f} {one.text}")
-    if out is None:
-        return
+    if out is not None:
+        _save(draw_boxes(read_image(picture), [one.box for one in found], [one.text for one in found]), out)
+
+
+def _save(drawn: Image.Image, out: Path) -> None:
+    from showtell.errors import DataError
+
     try:
-        draw_boxes(read_image(picture), [one.box for one in found], [one.text for one in found]).save(out)
+        drawn.save(out)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot write {out}: {error}; give a .png or .jpg in a folder that is there") from error

@@ -153,7 +153,7 @@ def _train_epoch(loop: AlignmentLoop, optimiser: torch.optim.Optimizer, stop: An
             torch.arange(len(items), device=device),
             wrong_BB.to(device),
             loop.config.alignment,
-            hardest=loop.epoch >= loop.config.alignment.sum_epochs,
+            warm=loop.epoch >= loop.config.alignment.sum_epochs,
         )
         if not torch.isfinite(loss):
             raise TrainingError(

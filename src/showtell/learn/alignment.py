@@ -115,18 +115,36 @@ def ranking_loss(similarity_BN: Tensor, owner_N: Tensor, wrong_BN: Tensor, *, ma
     return (pictures_BN.sum(0) + captions_NN.sum(1)).mean()
 
 
+def contrastive_loss(similarity_BN: Tensor, owner_N: Tensor, wrong_BN: Tensor, *, temperature: float) -> Tensor:
+    """How unlikely it is to choose a caption's picture among the others, and it among the captions of others.
+
+    Shape: as `ranking_loss`.
+    Source: van den Oord et al. 2018, section 2.3, in both directions as Radford et al. 2021, section 2.3.
+    """
+    itself_N = torch.arange(len(owner_N), device=owner_N.device)
+    own_BN = torch.zeros_like(wrong_BN).index_put((owner_N, itself_N), torch.ones_like(itself_N, dtype=torch.bool))
+    logits_BN = similarity_BN / temperature
+    pictures_BN = logits_BN.masked_fill(~(wrong_BN | own_BN), -torch.inf)
+    itself_NN = torch.eye(len(owner_N), dtype=torch.bool, device=owner_N.device)
+    captions_NN = logits_BN[owner_N].masked_fill(~(wrong_BN[owner_N] | itself_NN), -torch.inf)
+    return functional.cross_entropy(pictures_BN.T, owner_N) + functional.cross_entropy(captions_NN, itself_N)
+
+
 def alignment_loss(
-    seen: Seen, said: Said, owner_N: Tensor, wrong_BN: Tensor, config: AlignmentConfig, *, hardest: bool
+    seen: Seen, said: Said, owner_N: Tensor, wrong_BN: Tensor, config: AlignmentConfig, *, warm: bool
 ) -> Tensor:
-    """The ranking loss of whole pictures and sentences, and that of regions and words, weighted."""
-    whole = ranking_loss(
-        seen.pictures_BE @ said.sentences_NE.T, owner_N, wrong_BN, margin=config.margin, hardest=hardest
-    )
-    parts = ranking_loss(
-        region_scores(seen.regions_BRE, said.words_NTE),
-        owner_N,
-        wrong_BN,
-        margin=config.region_margin,
-        hardest=hardest,
-    )
+    """The loss of whole pictures and sentences, and that of regions and words, weighted.
+
+    Args:
+        warm: Whether `sum_epochs` are over.
+    """
+    whole_BN = seen.pictures_BE @ said.sentences_NE.T
+    parts_BN = region_scores(seen.regions_BRE, said.words_NTE)
+    if config.loss == "softmax":
+        whole = contrastive_loss(whole_BN, owner_N, wrong_BN, temperature=config.temperature)
+        parts = contrastive_loss(parts_BN, owner_N, wrong_BN, temperature=1.0)
+    else:
+        hardest = config.loss == "hardest" and warm
+        whole = ranking_loss(whole_BN, owner_N, wrong_BN, margin=config.margin, hardest=hardest)
+        parts = ranking_loss(parts_BN, owner_N, wrong_BN, margin=config.region_margin, hardest=hardest)
     return whole + config.region_weight * parts

@@ -180,10 +180,12 @@ class AlignmentConfig:
     """
 
     width: Positive = 512  # of the spaces
+    loss: Literal["softmax", "hardest", "sum"] = "softmax"  # over all; or what is within a margin: the worst, the sum
+    temperature: Annotated[float, Field(gt=0)] = 0.07  # of the softmax over the cosines of pictures and sentences
     margin: Annotated[float, Field(gt=0, lt=2)] = 0.2  # of pictures and sentences, as cosines
     region_margin: Annotated[float, Field(gt=0)] = 1.0  # of regions and words
     region_weight: Weight = 0.2  # of their loss beside the other
-    sum_epochs: Count = 2  # that count all offenders within the margin; then the worst alone
+    sum_epochs: Count = 2  # of `hardest` that count all offenders, before the worst alone
     wide_size: Positive = 448  # pixels of the picture whose grid regions are cut from
 
 

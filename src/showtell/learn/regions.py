@@ -26,7 +26,7 @@ from showtell.learn.features import FeatureStore
 from showtell.learn.steps import Decoder
 from showtell.learn.training import StartBatch, Started
 from showtell.records import Example
-from showtell.snippets import align_words, snippets
+from showtell.snippets import align_words, snippets, spread_of
 from showtell.text import UNK, Vocabulary, join_words
 
 _FREQUENT = 50  # times that a word must occur before its never ending a caption tells anything
@@ -90,9 +90,8 @@ def cut_snippets(
                 for tokens in captions.table[item]
             ]
         for tokens, scores_TR in zip(captions.table[item], scores, strict=True):
-            spread = float((scores_TR.max(1) - scores_TR.mean(1)).mean())
             words = [vocabulary.words[token] for token in tokens]
-            assignment = align_words(scores_TR, config.smoothing * spread)
+            assignment = align_words(scores_TR, config.smoothing * spread_of(scores_TR))
             for start, stop, region in snippets(words, assignment, shortest=config.shortest, hanging=hanging):
                 if region and UNK not in tokens[start:stop]:
                     texts.setdefault(region, []).append(join_words(words[start:stop]))

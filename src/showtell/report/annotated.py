@@ -42,6 +42,7 @@ _HEAT = (  # from little to much: dark violet, purple, red, orange, yellow; the 
     (249, 142, 9),
     (252, 255, 164),
 )
+_TILE, _TILES, _GAP = 240, 6, 12  # pixels of a picture's longer side in a sheet of maps, pictures in a row, between
 _DIMMED, _HEATED = 0.35, 0.6  # how much of the map's colour is laid over the picture, at its least and at its most
 
 _WHOLE = str.maketrans("đĐøØłŁ", "dDoOlL")  # letters that Unicode does not take apart
@@ -124,7 +125,8 @@ def heat(
 
     Args:
         values: One a cell of a grid over the picture.
-        box: The part of the picture that the map is of, in pixels; by default all of it. What is outside is darkest.
+        box: What the map is of, in pixels; by default all of the picture. It may reach out of the picture, and what is
+            outside of the box is darkest.
 
     Shape: `values` (rows, columns).
 
@@ -139,17 +141,53 @@ def heat(
     if not spread > 0:
         return shown.copy() if shown is picture else shown
     whole = (0.0, 0.0, float(shown.width), float(shown.height))
-    left, top, right, bottom = (round(value) for value in clip([box or whole], *shown.size)[0].tolist())
+    x0, y0, x1, y1 = (round(value) for value in box or whole)
+    left, top, right, bottom = (round(value) for value in clip([(x0, y0, x1, y1)], *shown.size)[0].tolist())
     if not (left < right and top < bottom):
         raise ValueError(f"the box {box} has no area in a picture of {shown.width} × {shown.height} pixels")
     small = Image.fromarray(((grid - grid.min()) / spread).astype(np.float32))
     strength = np.zeros((shown.height, shown.width), np.float32)
-    part = np.asarray(small.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
-    strength[top:bottom, left:right] = part.clip(0, 1)
+    part = np.asarray(small.resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC))
+    strength[top:bottom, left:right] = part[top - y0 : bottom - y0, left - x0 : right - x0].clip(0, 1)
     stops = np.linspace(0, 1, len(_HEAT))
     colours = np.stack([np.interp(strength, stops, channel) for channel in zip(*_HEAT, strict=True)], axis=-1)
     share = (_DIMMED + (_HEATED - _DIMMED) * strength)[..., None]
     return Image.fromarray(np.rint(np.asarray(shown) * (1 - share) + colours * share).astype(np.uint8))
+
+
+def draw_maps(
+    picture: Image.Image,
+    words: Sequence[str],
+    maps: ArrayLike,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    font: str | Path | None = None,
+) -> Image.Image:
+    """A sheet with the picture and then, for each word, the picture with its map and the word beneath.
+
+    Shape: `maps` (T, rows, columns); each is drawn on its own scale.
+
+    Raises:
+        ValueError: Not one map a word, or as `heat`.
+    """
+    values = np.asarray(maps, np.float64)
+    if values.ndim != 3 or len(values) != len(words) or not len(words):
+        raise ValueError(f"maps of shape {values.shape} for {len(words)} words; give (words, rows, columns)")
+    scale = min(1.0, _TILE / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    letters, texts = _open_font(font, list(words), (_TILE, _TILE))
+    seen = box and (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
+    across, line = min(len(words) + 1, _TILES), _line_height(letters) + 2 * _edge(letters)
+    width, height = max(size[0], _TILE // 2) + _GAP, size[1] + line + _GAP
+    sheet = Image.new("RGB", (across * width, -(-(len(words) + 1) // across) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    tiles = [small, *(heat(small, one, box=seen) for one in values)]
+    for place, (tile, text) in enumerate(zip(tiles, ["", *texts], strict=True)):
+        left, top = place % across * width, place // across * height
+        sheet.paste(tile, (left, top))
+        pen.text((left + _edge(letters), top + size[1]), _cut(text, letters, width - _GAP), "black", letters)
+    return sheet
 
 
 def _open_font(font: str | Path | None, texts: list[str], size: tuple[int, int]) -> tuple[Font, list[str]]:
