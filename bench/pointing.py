@@ -1,9 +1,9 @@
 """The pointing game: does the box that a word is given lie on the thing it names (Zhang et al. 2016, section 4.1)?
 
 `pointing.jsonl` has the boxes of 107 things in 51 pictures of MS COCO's validation set, drawn by hand, as shares of the
-picture's width and height: what its captions name, is no scenery, and covers one per cent or more; several of a kind have a
-box each. A word is read in the first caption that has it; the middle of its box must lie in one of the thing's. Beside
-it stand the middle of the picture, and the middle of a window drawn at random.
+picture's width and height: what its captions name, is no scenery, and covers one per cent or more; several of a kind
+have a box each. A word is read in the first caption that has it; the middle of its box must lie in one of the thing's.
+Beside it stand the middle of the picture, and the middle of a window drawn at random.
 
     python bench/pointing.py --model runs/photos/bundle --data DATA/coco
 """
@@ -40,8 +40,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="an alignment model")
     parser.add_argument("--data", type=Path, required=True, help="MS COCO's pictures and captions")
     parser.add_argument("--smoothing", type=float, default=1.0)
+    parser.add_argument("--crops", action="store_true", help="encode each box by itself")
     arguments = parser.parse_args()
-    model = RegionCaptioner.load(arguments.model)
+    model = RegionCaptioner.load(arguments.model, crops=arguments.crops)
     examples = {Path(example.id).name: example for example in read_data(arguments.data)}
     games = []
     for line in Path(__file__).with_suffix(".jsonl").read_text("utf-8").splitlines():
@@ -72,9 +73,9 @@ def main() -> None:
 def _hits(boxes_R4: np.ndarray, things_S4: np.ndarray) -> float:
     """The share of boxes whose middle lies in one of the things."""
     middles_R2 = (boxes_R4[:, :2] + boxes_R4[:, 2:]) / 2
-    inside_RS = (
-        (middles_R2[:, None] >= things_S4[None, :, :2]) & (middles_R2[:, None] <= things_S4[None, :, 2:])
-    ).all(2)
+    inside_RS = ((middles_R2[:, None] >= things_S4[None, :, :2]) & (middles_R2[:, None] <= things_S4[None, :, 2:])).all(
+        2
+    )
     return float(inside_RS.any(1).mean())
 
 

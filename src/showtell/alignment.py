@@ -72,8 +72,11 @@ class Aligner:
 
     def embed_pictures(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
         """Whole pictures, (B, size, size, 3) of `preprocessing` -> (B, E), of length 1."""
-        features_BLD = self._run("encoder", pixels_BHWC)
-        return _unit(self._linear("picture", features_BLD.mean(1)))
+        return _unit(self._linear("picture", self.encode(pixels_BHWC).mean(1)))
+
+    def encode(self, pixels_BHWC: NDArray[np.uint8]) -> Floats:
+        """The features (B, L, D) of whole pictures, of `preprocessing`."""
+        return self._run("encoder", pixels_BHWC)
 
     def pool_regions(self, pixels_HWC: NDArray[np.uint8], boxes: ArrayLike, width: float, height: float) -> Floats:
         """The features (R, D) of regions of one picture, cut from the grid of its `wide` pixels.

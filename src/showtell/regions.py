@@ -1,9 +1,9 @@
 """A picture and boxes -> a caption of each, and where the words of a sentence are; no PyTorch.
 
 With an alignment model, regions share one pass of the encoder over the enlarged picture: each takes its features from
-the grid (RoI-align), and a caption counts as much as its words are sure and near to the box. With a captioner, each box
-is cut out and captioned as a picture of its own. Either way all are one batch. Words are grounded as Karpathy & Fei-Fei
-2015 (section 3.1.4) make snippets: neighbours like to point at the same box.
+the grid (RoI-align), and a caption counts as much as its words are sure and near to the box. With a captioner, or where
+that is asked for, each box is cut out and captioned as a picture of its own. Either way all are one batch. Words are
+grounded as Karpathy & Fei-Fei 2015 (section 3.1.4) make snippets: neighbours like to point at the same box.
 """
 
 from __future__ import annotations
@@ -55,22 +55,29 @@ class WordMaps:
 
 
 class RegionCaptioner:
-    """Describes regions, and with an alignment model finds words in pictures. It keeps nothing between calls."""
+    """Describes regions, and with an alignment model finds words in pictures. It keeps nothing between calls.
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
+    Args:
+        crops: Cut regions out and encode each by itself with an alignment model too: slower by far.
+    """
+
+    def __init__(self, bundle: Bundle, *, crops: bool = False, threads: int | None = None, lean: bool = False) -> None:
         self.manifest, self.vocabulary = bundle.manifest, bundle.vocabulary
         aligns, writes = "wide" in bundle.graphs, "step" in bundle.graphs
         self.aligner = Aligner(bundle, threads=threads, lean=lean) if aligns else None
         self.runtime = Runtime(bundle, threads=threads, lean=lean) if writes else None
+        self._crops = crops
 
     @classmethod
-    def load(cls, source: str | Path, *, threads: int | None = None, lean: bool = False) -> RegionCaptioner:
+    def load(
+        cls, source: str | Path, *, crops: bool = False, threads: int | None = None, lean: bool = False
+    ) -> RegionCaptioner:
         """One from a bundle's directory or zip; arguments as `Captioner.load`.
 
         Raises:
             BundleError: There is no such bundle, it is damaged or newer than this package, or aligns nothing.
         """
-        return cls(read_bundle(source), threads=threads, lean=lean)
+        return cls(read_bundle(source), crops=crops, threads=threads, lean=lean)
 
     def describe(
         self,
@@ -231,20 +238,23 @@ class RegionCaptioner:
         return _View(image, width, height, np.array([[0, 0, width, height]], np.float64))
 
     def _pool(self, view: _View) -> Floats:
-        """The features (R, D) of regions, from one pass over the picture."""
+        """The features (R, D) of regions."""
         assert self.aligner is not None
+        if self._crops:
+            return self._encode_crops(view).mean(1)
         pixels = fit_pixels(view.image, self.aligner.wide)
         return self.aligner.pool_regions(pixels, view.boxes_R4, view.width, view.height)
 
     def _encode_crops(self, view: _View) -> Floats:
         """The features (R, L, D) of regions, each encoded by itself."""
-        assert self.runtime is not None
+        network = self.aligner or self.runtime
+        assert network is not None
         crops = []
         for box in view.boxes_R4 * np.array(view.image.size * 2) / np.array([view.width, view.height] * 2):
             left, top = (min(math.floor(edge), side - 1) for edge, side in zip(box[:2], view.image.size, strict=True))
             right, bottom = max(left + 1, math.ceil(box[2])), max(top + 1, math.ceil(box[3]))
             crops.append(fit_pixels(view.image.crop((left, top, right, bottom)), self.manifest.preprocessing))
-        parts = [self.runtime.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
+        parts: list[Floats] = [network.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
         return np.concatenate(parts)
 
 
