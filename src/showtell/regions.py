@@ -255,7 +255,8 @@ class RegionCaptioner:
             right, bottom = max(left + 1, math.ceil(box[2])), max(top + 1, math.ceil(box[3]))
             crops.append(fit_pixels(view.image.crop((left, top, right, bottom)), self.manifest.preprocessing))
         parts: list[Floats] = [network.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
-        return np.concatenate(parts)
+        features_RLD: Floats = np.concatenate(parts)
+        return features_RLD
 
 
 def _with_boxes(view: _View, boxes: ArrayLike | None, propose: Proposer | None) -> _View:
