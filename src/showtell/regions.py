@@ -241,7 +241,8 @@ class RegionCaptioner:
         """The features (R, D) of regions."""
         assert self.aligner is not None
         if self._crops:
-            return self._encode_crops(view).mean(1)
+            features_RD: Floats = self._encode_crops(view).mean(1)
+            return features_RD
         pixels = fit_pixels(view.image, self.aligner.wide)
         return self.aligner.pool_regions(pixels, view.boxes_R4, view.width, view.height)
 
@@ -255,8 +256,7 @@ class RegionCaptioner:
             right, bottom = max(left + 1, math.ceil(box[2])), max(top + 1, math.ceil(box[3]))
             crops.append(fit_pixels(view.image.crop((left, top, right, bottom)), self.manifest.preprocessing))
         parts: list[Floats] = [network.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
-        features_RLD: Floats = np.concatenate(parts)
-        return features_RLD
+        return np.concatenate(parts)
 
 
 def _with_boxes(view: _View, boxes: ArrayLike | None, propose: Proposer | None) -> _View:
