@@ -15,13 +15,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from safetensors.torch import load_file  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 from showtell import Captioner  # noqa: E402
 from showtell.alignment import Aligner  # noqa: E402
 from showtell.boxes import iou  # noqa: E402
 from showtell.bundle import pack_bundle, read_bundle  # noqa: E402
+from showtell.cli.commands import app  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import BundleError, ConfigError, DataError, TrainingError  # noqa: E402
+from showtell.evaluation import compare  # noqa: E402
 from showtell.images import read_pixels  # noqa: E402
 from showtell.learn import aligning, alignment_run  # noqa: E402
 from showtell.learn.aligning import Captions, pad  # noqa: E402
@@ -34,6 +37,7 @@ from showtell.learn.phases import rows_in  # noqa: E402
 from showtell.learn.regions import cut_snippets, find_hanging  # noqa: E402
 from showtell.learn.run import kept_encoder  # noqa: E402
 from showtell.learn.run import train as train_captioner  # noqa: E402
+from showtell.metrics.retrieval import retrieval  # noqa: E402
 from showtell.records import Example  # noqa: E402
 from showtell.regions import RegionCaptioner  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
@@ -197,6 +201,40 @@ def test_words_are_read_as_pytorch_reads_them(run: Path, settings: RunConfig) ->
     words, vectors_TE = aligner.embed_words(text)
     assert words == text.split()
     np.testing.assert_allclose(vectors_TE, expected, atol=1e-5)
+
+
+def test_sentences_are_read_together_as_alone(run: Path) -> None:
+    aligner = Aligner.load(run / "bundle")
+    texts = ["a red circle", "there is one square painted in blue", "paper", "a zebra on grey paper"]
+    together = aligner.embed_sentences(texts)
+    assert together.shape == (4, 24)
+    for text, vector_E in zip(texts, together, strict=True):
+        np.testing.assert_allclose(aligner.embed_sentence(text), vector_E, atol=1e-6)
+
+
+def test_a_bundle_is_evaluated_as_its_run_was(run: Path, toy_data: Path, tmp_path: Path) -> None:
+    bundle = str(run / "bundle")
+    recorded = read_bundle(run / "bundle").manifest.scores["metrics"]
+    found = compare(Aligner.load(bundle), read_native(toy_data), "val")
+    assert found.similarity_BN.shape == (6, 18)
+    assert retrieval(found.similarity_BN, found.owner_N) == pytest.approx(recorded)
+    said = json.loads(CliRunner().invoke(app, ["evaluate", bundle, "--data", str(toy_data), "--json"]).stdout)
+    assert said["metrics"] == pytest.approx(recorded)
+    assert (said["n"], said["captions"], said["split"]) == (6, 18, "val")
+    refused = CliRunner().invoke(app, ["evaluate", bundle, "--data", str(toy_data), "--beam", "2"]).exception
+    assert isinstance(refused, ConfigError)
+    assert "--meteor and --spice are of captions" in str(refused)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    odd = [
+        Example("1", str(tmp_path / "broken.png"), ("a red circle",), "val"),
+        Example("2", str(toy_data / "images" / "red_circle.png"), ("a red circle", "zebra piano"), "val"),
+    ]
+    partly = compare(Aligner.load(bundle), odd, "val")
+    assert partly.images == ("2",)
+    assert [failure.image for failure in partly.failures] == ["1"]
+    assert partly.similarity_BN[0, 1] == 0  # no word of it is known
+    with pytest.raises(DataError, match="none of the 1 pictures of 'val' can be read"):
+        compare(Aligner.load(bundle), odd[:1], "val")
 
 
 def test_the_full_frame_of_the_wide_grid_is_its_mean(run: Path, toy_data: Path) -> None:

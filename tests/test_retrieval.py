@@ -55,6 +55,7 @@ def test_by_hand() -> None:
         "text to image R@5": 1.0,
         "text to image R@10": 1.0,
         "text to image median rank": 1.0,
+        "mean recall": pytest.approx((0.5 + 4 + 2 / 3) / 6),
     }
 
 

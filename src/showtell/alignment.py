@@ -99,18 +99,22 @@ class Aligner:
         """The vectors (R, E) of regions by their features, of length 1."""
         return _unit(self._linear("region", features_RD))
 
+    def knows(self, text: str) -> bool:
+        """Whether a text has a word that the model knows."""
+        return any(self.vocabulary.id_of(word) != UNK for word in tokenise(text))
+
     def embed_words(self, text: str) -> tuple[list[str], Floats]:
         """(the T words of a text as the model reads them, their vectors (T, E)).
 
         Raises:
             DataError: The model knows none of its words.
         """
-        words, states_TH = self._read(text)
-        return words, self._linear("word", states_TH)
+        words, ids = self._look_up(text)
+        return words, self.embed_ids(ids)
 
     def embed_ids(self, ids: Sequence[int]) -> Floats:
         """The vectors (T, E) of one word or more of the model's own vocabulary."""
-        return self._linear("word", self._read_ids(ids))
+        return self._linear("word", self._read([ids])[0])
 
     def embed_sentence(self, text: str) -> Floats:
         """A text as a whole, (E,), of length 1.
@@ -118,12 +122,21 @@ class Aligner:
         Raises:
             DataError: The model knows none of its words.
         """
-        return _unit(self._linear("sentence", self._read(text)[1].mean(0)))
+        vector_E: Floats = self.embed_sentences([text])[0]
+        return vector_E
+
+    def embed_sentences(self, texts: Sequence[str]) -> Floats:
+        """Texts as wholes, (N, E), of length 1; faster than one by one.
+
+        Raises:
+            DataError: The model knows no word of one of them.
+        """
+        states = self._read([self._look_up(text)[1] for text in texts])
+        return _unit(self._linear("sentence", np.stack([states_TH.mean(0) for states_TH in states])))
 
     # how
 
-    def _read(self, text: str) -> tuple[list[str], Floats]:
-        """(words, what the reader makes of each in its place (T, 2H))."""
+    def _look_up(self, text: str) -> tuple[list[str], list[int]]:
         words = tokenise(text)
         ids = [self.vocabulary.id_of(word) for word in words]
         if all(index == UNK for index in ids):
@@ -132,28 +145,38 @@ class Aligner:
                 f"the model {self.manifest.name!r} {unknown}; it knows {len(self.vocabulary) - 4:,}, those of its "
                 "training captions"
             )
-        return words, self._read_ids(ids)
+        return words, ids
 
-    def _read_ids(self, ids: Sequence[int]) -> Floats:
-        inputs_TW = self._weights["words.weight"][list(ids)]
-        ahead_TH, back_TH = self._pass(inputs_TW, ""), self._pass(inputs_TW[::-1], "_reverse")[::-1]
-        return np.concatenate((ahead_TH, back_TH), 1)
+    def _read(self, texts: Sequence[Sequence[int]]) -> list[Floats]:
+        """What the reader makes of each word in its place, (T, 2H) of each text."""
+        lengths = [len(ids) for ids in texts]
+        ids_NT = np.zeros((len(texts), max(lengths)), np.int64)
+        for row, ids in zip(ids_NT, texts, strict=True):
+            row[: len(ids)] = ids
+        back_NT = np.arange(ids_NT.shape[1])[None] * np.ones((len(texts), 1), np.int64)
+        for row, length in zip(back_NT, lengths, strict=True):  # what follows the last word stays there
+            row[:length] = row[:length][::-1]
+        ahead_NTH = self._pass(ids_NT, "")
+        back_NTH = self._pass(np.take_along_axis(ids_NT, back_NT, 1), "_reverse")
+        back_NTH = np.take_along_axis(back_NTH, back_NT[..., None], 1)
+        both_NTH = np.concatenate((ahead_NTH, back_NTH), 2)
+        return [states_TH[:length] for states_TH, length in zip(both_NTH, lengths, strict=True)]
 
-    def _pass(self, inputs_TW: Floats, direction: str) -> Floats:
+    def _pass(self, ids_NT: NDArray[np.int64], direction: str) -> Floats:
         """One direction of a GRU (Cho et al. 2014, in PyTorch's form: the reset gate acts after the product)."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         inward, onward, inward_bias, onward_bias = (self._weights[f"reader.{name}_l0{direction}"] for name in names)
-        given_T3H = inputs_TW @ inward.T + inward_bias
-        state_H = np.zeros(onward.shape[1], np.float32)
+        state_NH = np.zeros((len(ids_NT), onward.shape[1]), np.float32)
         states = []
-        for given_3H in given_T3H:
-            reset_in, update_in, new_in = np.split(given_3H, 3)
-            reset_on, update_on, new_on = np.split(onward @ state_H + onward_bias, 3)
+        for ids_N in ids_NT.T:
+            given_N3H = self._weights["words.weight"][ids_N] @ inward.T + inward_bias
+            reset_in, update_in, new_in = np.split(given_N3H, 3, axis=1)
+            reset_on, update_on, new_on = np.split(state_NH @ onward.T + onward_bias, 3, axis=1)
             update = _sigmoid(update_in + update_on)
             new = np.tanh(new_in + _sigmoid(reset_in + reset_on) * new_on)
-            state_H = (1 - update) * new + update * state_H
-            states.append(state_H)
-        return np.stack(states)
+            state_NH = (1 - update) * new + update * state_NH
+            states.append(state_NH)
+        return np.stack(states, 1)
 
     def _linear(self, name: str, inputs: Floats) -> Floats:
         out: Floats = inputs @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]

@@ -30,6 +30,7 @@ from showtell.cli.sources import (
 )
 
 if TYPE_CHECKING:
+    from showtell.bundle import Bundle
     from showtell.metrics.java import JavaMetric
     from showtell.records import Failure, Scores
 
@@ -216,19 +217,29 @@ def evaluate(
     resamples: Resamples = 1000,
     as_json: Json = False,
 ) -> None:
-    """Caption the pictures of a split and score the captions.
+    """Caption the pictures of a split and score the captions; of an alignment model, score what it finds.
 
     Example: showtell evaluate default --data coco --split val
     """
+    from showtell.bundle import read_bundle
     from showtell.captioner import Captioner
     from showtell.cli.progress import reporting
+    from showtell.errors import ConfigError
     from showtell.evaluation import evaluate as run_evaluation
     from showtell.metrics import ScoreOptions
 
-    captioner = Captioner.load(model)
+    bundle, sources = read_bundle(model), Sources(data, layout, pictures, columns, shares, split_seed)
+    if "wide" in bundle.graphs:
+        if beam or out or page or meteor or spice:
+            raise ConfigError(
+                f"{model} is an alignment model; --beam, --out, --page, --meteor and --spice are of captions"
+            )
+        _evaluate_alignment(bundle, sources, split, as_json)
+        return
+    captioner = Captioner(bundle)
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
-        examples = read_sources(Sources(data, layout, pictures, columns, shares, split_seed), report)
+        examples = read_sources(sources, report)
         known = [text for example in examples if example.split == "train" for text in example.references]
         scoring = ScoreOptions(
             known=known if split != "train" and known else None, java=_java(meteor, spice), resamples=resamples
@@ -242,6 +253,25 @@ def evaluate(
     if out is not None:
         rows = ({**said.to_json(), "image": name} for name, said in found.captions.items())
         out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    _tell_failures(found.failures)
+
+
+def _evaluate_alignment(bundle: Bundle, sources: Sources, split: str, as_json: bool) -> None:
+    from showtell.alignment import Aligner
+    from showtell.cli.progress import reporting
+    from showtell.evaluation import compare
+    from showtell.metrics.retrieval import retrieval
+
+    with reporting() as report:
+        found = compare(Aligner(bundle), read_sources(sources, report), split, progress=report)
+    scores = retrieval(found.similarity_BN, found.owner_N)
+    if as_json:
+        counts = {"n": len(found.images), "captions": len(found.captions), "split": split}
+        print(json.dumps({"metrics": scores, **counts}))
+    else:
+        print(f"{len(found.images):,} pictures, {len(found.captions):,} captions, split {split}")
+        for name, value in scores.items():
+            print(f"{name:<26} {value:8.4f}")
     _tell_failures(found.failures)
 
 

@@ -17,7 +17,7 @@ _BLOCK = 1 << 22  # similarities looked at together: 4 M comparisons take 4 MB
 
 def retrieval(similarity_BN: ArrayLike, owner_N: ArrayLike) -> dict[str, float]:
     """The scores of both directions by name: `image to text R@1`, … `R@5`, `R@10`, `image to text median rank`, and the
-    same of `text to image`.
+    same of `text to image`; and `mean recall`, of the six R@K.
 
     Ranks are those of `retrieval_ranks`: what is as similar as the right answer stands before it, so a model that
     finds everything equally similar finds nothing.
@@ -37,7 +37,8 @@ def retrieval(similarity_BN: ArrayLike, owner_N: ArrayLike) -> dict[str, float]:
         for depth in DEPTHS:
             scores[f"{direction} R@{depth}"] = float((ranks <= depth).mean())
         scores[f"{direction} median rank"] = float(np.floor(np.median(ranks)))
-    return scores
+    recalls = [value for name, value in scores.items() if " R@" in name]
+    return {**scores, "mean recall": float(np.mean(recalls))}
 
 
 def retrieval_ranks(similarity_BN: ArrayLike, owner_N: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
