@@ -18,9 +18,11 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 from showtell import Captioner  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
 from showtell.datasets.layouts import read_data  # noqa: E402
+from showtell.learn.alignment_run import train_alignment  # noqa: E402
 from showtell.learn.config import RunConfig, list_recipes, read_config  # noqa: E402
 from showtell.learn.run import train  # noqa: E402
 from showtell.records import Caption, Example  # noqa: E402
+from showtell.regions import RegionCaptioner  # noqa: E402
 
 PICTURES = 64
 VAL = 16  # of them
@@ -83,6 +85,7 @@ COPIES: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "rsicd": ("rsicd", copy_native),
     "vietnamese": ("vietnamese", copy_native),
     "mobile": ("coco", copy_native),
+    "photos": ("coco", copy_native),
 }
 
 
@@ -91,6 +94,9 @@ def small(config: RunConfig, vectors: Path) -> RunConfig:
     once = {name: replace(part, epochs=min(part.epochs, 1)) for name, part in (
         ("finetune", config.finetune), ("selfcritical", config.selfcritical), ("concepts", config.concepts)
     )}  # fmt: skip
+    once["regions"] = replace(config.regions, epochs=min(config.regions.epochs, 1), val_regions=8)
+    if config.alignment is not None:
+        once["alignment"] = replace(config.alignment, wide_size=128)
     once["concepts"] = replace(config.concepts, epochs=1, head_epochs=1, min_agreement=0.05, folds=2)
     word_vectors = {"word_vectors": str(vectors)} if config.model.word_vectors else {}
     return replace(
@@ -123,7 +129,8 @@ def test_a_recipe_runs_on_a_sample(name: str, shared_data: Path, tmp_path: Path)
     config = small(recipe, vectors)
     text = [Example("t", None, ("a man on a horse", "a man rides a horse"))] if name == "mobile" else ()
     rows = []
-    bundle = train(
+    run_training = train if config.alignment is None else train_alignment
+    bundle = run_training(
         config,
         examples,
         tmp_path / "run",
@@ -132,7 +139,8 @@ def test_a_recipe_runs_on_a_sample(name: str, shared_data: Path, tmp_path: Path)
         watch=lambda row, _: rows.append(row),
     )
     wanted = {
-        "words": True,
+        "alignment": recipe.alignment is not None,
+        "words": recipe.alignment is None,
         "pairs": recipe.train.pair_epochs,
         "finetune": recipe.finetune.epochs,
         "selfcritical": recipe.selfcritical.epochs,
@@ -142,6 +150,10 @@ def test_a_recipe_runs_on_a_sample(name: str, shared_data: Path, tmp_path: Path)
     assert captioner.manifest.encoder == recipe.model.encoder
     assert captioner.manifest.config["model"]["conditioning"] == recipe.model.conditioning
     assert captioner.manifest.scores["n"] == VAL
+    if recipe.alignment is not None:
+        described = RegionCaptioner.load(bundle).describe(str(examples[0].image), top=3)
+        assert all(one.text for one in described)
+        return
     (said,) = captioner.caption([str(next(e.image for e in examples if e.split == "val"))])
     assert isinstance(said, Caption)
     assert said.text
