@@ -92,8 +92,8 @@ class RegionCaptioner:
     ) -> list[RegionCaption]:
         """The best described regions of a picture, best first.
 
-        Of regions that overlap by more than `overlap`, or that are described in the same words, the best one stays. The
-        user's own boxes all stay, in their order.
+        Of regions that overlap by more than `overlap`, or that are described in the same words, the best one stays; one
+        whose words are not of it goes. The user's own boxes all stay, in their order.
 
         Args:
             boxes: (R, 4) in pixels of the upright original, valid and inside of it (`proposals.check_boxes`).
@@ -125,7 +125,7 @@ class RegionCaptioner:
         ]
         if boxes is not None:
             return said
-        kept = [said[row] for row in nms(view.boxes_R4, [one.score for one in said], overlap)]
+        kept = [said[row] for row in nms(view.boxes_R4, [one.score for one in said], overlap) if said[row].score > 0]
         first = {one.text: one for one in reversed(kept)}
         return [one for one in kept if first[one.text] is one][:top]
 
@@ -146,7 +146,7 @@ class RegionCaptioner:
         *,
         boxes: ArrayLike | None = None,
         propose: Proposer | None = None,
-        smoothing: float = 1.0,
+        smoothing: float = 0.3,
         limits: ImageLimits = DEFAULT_LIMITS,
     ) -> list[Grounding]:
         """Where the words of a sentence are, in their order: each run of words with one box.

@@ -76,7 +76,7 @@ def ground(
     labels: Labels = None,
     smoothing: Annotated[
         float, typer.Option("--smoothing", min=0, help="How much neighbouring words keep together; 0: not at all.")
-    ] = 1.0,
+    ] = 0.3,
     out: Out = None,
     maps: Annotated[Path | None, typer.Option("--maps", help="Also write a picture with a map for each word.")] = None,
     as_json: Json = False,

@@ -196,7 +196,7 @@ class RegionsConfig:
     epochs: Count = 0  # 0: the model finds and grounds, and describes nothing
     learning_rate: Rate = 1e-3  # at its peak
     batch_regions: Positive = 64
-    smoothing: Weight = 1.0  # what neighbouring words that tell of the same region are worth
+    smoothing: Weight = 0.3  # what neighbouring words that tell of the same region are worth
     shortest: Positive = 2  # words of a snippet
     val_regions: Positive = 500  # that are captioned after each epoch
 
