@@ -31,16 +31,19 @@ class Runtime:
         threads: Of each graph (None: ONNX Runtime's choice, one a physical core).
         lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The graphs
             run as they are written, so numbers differ in their last digits.
+        encodes: Whether `encode` will be called; without, its graph is not opened.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, encodes: bool = True) -> None:
         self.manifest = bundle.manifest
         if "step" not in bundle.graphs:
             raise BundleError(
                 f"{bundle.manifest.name!r} aligns pictures with sentences and writes no captions; give a captioner, "
                 "such as 'default'"
             )
-        self._sessions = {graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS}
+        self._sessions = {
+            graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS if encodes or graph != "encoder"
+        }
         state = self.manifest.state
         self._outputs = [
             "logprobs",

@@ -65,7 +65,7 @@ class RegionCaptioner:
         self.manifest, self.vocabulary = bundle.manifest, bundle.vocabulary
         aligns, writes = "wide" in bundle.graphs, "step" in bundle.graphs
         self.aligner = Aligner(bundle, threads=threads, lean=lean) if aligns else None
-        self.runtime = Runtime(bundle, threads=threads, lean=lean) if writes else None
+        self.runtime = Runtime(bundle, threads=threads, lean=lean, encodes=not aligns) if writes else None
         self._crops = crops
 
     @classmethod
