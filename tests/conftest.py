@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,4 +114,29 @@ def toy_run(toy_data: Path, toy_settings: Any, tmp_path_factory: pytest.TempPath
 
     directory = tmp_path_factory.mktemp("runs") / "toy"
     train(toy_settings, read_native(toy_data), directory, describe={"data": ["toy (drawn shapes)"]})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def aligned_settings(toy_settings: Any) -> Any:
+    """The `RunConfig` of an alignment on `toy_data` that describes regions too."""
+    from showtell.learn.config import AlignmentConfig, RegionsConfig
+
+    return replace(
+        toy_settings,
+        model=replace(toy_settings.model, conditioning="init", hidden=16),
+        train=replace(toy_settings.train, epochs=10, batch_pictures=9, learning_rate=1e-2),
+        alignment=AlignmentConfig(width=24, wide_size=96),
+        regions=RegionsConfig(epochs=12, batch_regions=8, learning_rate=1e-2),
+    )
+
+
+@pytest.fixture(scope="session")
+def aligned_run(toy_data: Path, aligned_settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished alignment; its bundle is in `bundle`. Copy what you change."""
+    from showtell.datasets import read_native
+    from showtell.learn.alignment_run import train_alignment
+
+    directory = tmp_path_factory.mktemp("runs") / "aligned"
+    train_alignment(aligned_settings, read_native(toy_data), directory, describe={"data": ["toy"]})
     return directory

@@ -31,7 +31,7 @@ from showtell.learn.aligning import Captions, pad  # noqa: E402
 from showtell.learn.alignment import Alignment, contrastive_loss, ranking_loss, region_scores  # noqa: E402
 from showtell.learn.alignment_run import train_alignment  # noqa: E402
 from showtell.learn.batches import CaptionTable  # noqa: E402
-from showtell.learn.config import AlignmentConfig, ModelConfig, RegionsConfig, RunConfig, read_config  # noqa: E402
+from showtell.learn.config import AlignmentConfig, ModelConfig, RunConfig, read_config  # noqa: E402
 from showtell.learn.features import FeatureStore  # noqa: E402
 from showtell.learn.phases import rows_in  # noqa: E402
 from showtell.learn.regions import cut_snippets, find_hanging  # noqa: E402
@@ -152,21 +152,13 @@ def test_words_that_hardly_ever_end_a_caption_hang() -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(toy_settings: RunConfig) -> RunConfig:
-    return replace(
-        toy_settings,
-        model=replace(toy_settings.model, conditioning="init", hidden=16),
-        train=replace(toy_settings.train, epochs=10, batch_pictures=9, learning_rate=1e-2),
-        alignment=AlignmentConfig(width=24, wide_size=96),
-        regions=RegionsConfig(epochs=12, batch_regions=8, learning_rate=1e-2),
-    )
+def settings(aligned_settings: RunConfig) -> RunConfig:
+    return aligned_settings
 
 
 @pytest.fixture(scope="module")
-def run(toy_data: Path, settings: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "aligned"
-    train_alignment(settings, read_native(toy_data), directory, describe={"data": ["toy"]})
-    return directory
+def run(aligned_run: Path) -> Path:
+    return aligned_run
 
 
 def test_a_run_learns_to_find_training_pictures(run: Path, toy_data: Path) -> None:

@@ -344,7 +344,10 @@ class PictureIndex:
             found = self._follow_graph(queries, top)
         else:
             found = nearest_rows(self.embeddings, queries, top, offsets=self.offsets, threads=threads)
-        return [[Match(self._path(int(row)), float(score)) for row, score in zip(*one, strict=True)] for one in found]
+        return [  # vectors that were rounded to 16 bits are a little longer or shorter than 1
+            [Match(self._path(int(row)), min(1.0, float(score))) for row, score in zip(*one, strict=True)]
+            for one in found
+        ]
 
     def _path(self, row: int) -> str:
         start = int(self.offsets[row])
