@@ -34,7 +34,7 @@ from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.config import AlignmentConfig, ModelConfig, RunConfig, read_config  # noqa: E402
 from showtell.learn.features import FeatureStore  # noqa: E402
 from showtell.learn.phases import rows_in  # noqa: E402
-from showtell.learn.regions import cut_snippets, find_hanging  # noqa: E402
+from showtell.learn.regions import cut_snippets  # noqa: E402
 from showtell.learn.run import kept_encoder  # noqa: E402
 from showtell.learn.run import train as train_captioner  # noqa: E402
 from showtell.metrics.retrieval import retrieval  # noqa: E402
@@ -138,14 +138,6 @@ def test_a_caption_that_several_pictures_share_is_wrong_of_none_of_them() -> Non
 
 def test_rows_of_different_length_are_padded_at_the_end() -> None:
     assert pad([np.array([5, 6]), np.array([7])]).tolist() == [[5, 6], [7, 0]]
-
-
-def test_words_that_hardly_ever_end_a_caption_hang() -> None:
-    texts = ("a dog on the grass", "the grass by a brown dog") * 30
-    vocabulary = Vocabulary.build([text.split() for text in texts])
-    examples = [Example(str(number), None, (text,)) for number, text in enumerate(texts)]
-    captions = Captions.of(CaptionTable(examples, vocabulary, 10))
-    assert find_hanging(captions, vocabulary) == {"a", "the"}  # 60 times; 30 of "on" do not tell enough
 
 
 # a run
@@ -303,15 +295,12 @@ def test_snippets_have_known_words_and_whole_ends(run: Path, settings: RunConfig
     captions = Captions.of(CaptionTable(examples, vocabulary, 25))
     model = alignment_run._build(settings, kept_encoder(run, settings), len(vocabulary), 16)
     model.load_state_dict(load_file(run / "best.safetensors"))
-    hanging = frozenset({"a", "on"})
-    found = cut_snippets(
-        model, store, rows_in(store, examples), examples, captions, vocabulary, settings.regions, hanging
-    )
+    found = cut_snippets(model, store, rows_in(store, examples), examples, captions, vocabulary, settings.regions)
     parts = [part for example in found.examples if not example.id.endswith("#0") for part in example.references]
     assert len(parts) > len(examples) // 2
     for part in parts:
         assert part in text
-        assert part.split()[-1] not in hanging
+        assert part.split()[-1] not in settings.regions.hanging.split()
         assert not {"zebra", "<unk>"} & set(part.split())
 
 

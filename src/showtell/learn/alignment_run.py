@@ -27,7 +27,7 @@ from showtell.learn.encoders import Encoder
 from showtell.learn.export import check_decoder, export_alignment, with_decoder
 from showtell.learn.phases import cross_entropy, rows_in
 from showtell.learn.progress import Progress, silent
-from showtell.learn.regions import cut_snippets, find_hanging, given_regions
+from showtell.learn.regions import cut_snippets, given_regions
 from showtell.learn.run import (
     Run,
     begin,
@@ -122,7 +122,6 @@ def _train_regions(
     directory = run.directory / "regions"
     directory.mkdir(exist_ok=True)
     given = any(region.phrases for example in train for region in example.regions)
-    hanging = find_hanging(aligned.captions, run.vocabulary)
     parts = []
     for examples, rows, captions in (
         (train, aligned.rows, aligned.captions),
@@ -132,9 +131,7 @@ def _train_regions(
             parts.append(given_regions(store, rows, examples, grid))
         else:
             settings = config.regions
-            parts.append(
-                cut_snippets(aligned.model, store, rows, examples, captions, run.vocabulary, settings, hanging)
-            )
+            parts.append(cut_snippets(aligned.model, store, rows, examples, captions, run.vocabulary, settings))
     described, checked = parts
     checked = checked.first(config.regions.val_regions)
     run.progress(f"{len(described.examples):,} regions to learn from", 1, 1)

@@ -189,6 +189,15 @@ class AlignmentConfig:
     wide_size: Positive = 448  # pixels of the picture whose grid regions are cut from
 
 
+_HANGING = (
+    "a an the this that these those some any many several both each every another other two three four of in on"
+    " at by with without to from for into onto over under near behind between through around and or while as is"
+    " are was were be has have his her its their there which who very next front top side close back middle piece"
+    " pieces pair couple group bunch kind number small little large big huge tall long young old white black red"
+    " blue green brown yellow grey gray pink purple wooden sitting standing holding wearing"
+)
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class RegionsConfig:
     """A captioner of regions, after the alignment: it learns from snippets of captions, or from described regions."""
@@ -198,6 +207,7 @@ class RegionsConfig:
     batch_regions: Positive = 64
     smoothing: Weight = 0.3  # what neighbouring words that tell of the same region are worth
     shortest: Positive = 2  # words of a snippet
+    hanging: str = _HANGING  # words that no snippet ends with, between spaces; give those of your language
     val_regions: Positive = 500  # that are captioned after each epoch
 
 

@@ -29,9 +29,6 @@ from showtell.records import Example
 from showtell.snippets import align_words, snippets, spread_of
 from showtell.text import UNK, Vocabulary, join_words
 
-_FREQUENT = 50  # times that a word must occur before its never ending a caption tells anything
-_RARELY = 0.01
-
 
 @dataclass(frozen=True)
 class DescribedRegions:
@@ -70,15 +67,11 @@ def cut_snippets(
     captions: Captions,
     vocabulary: Vocabulary,
     config: RegionsConfig,
-    hanging: frozenset[str],
 ) -> DescribedRegions:
-    """The windows of pictures with the snippets that tell of them; the whole frame, window 0, has the captions too.
-
-    Args:
-        hanging: Words that no snippet ends with.
-    """
+    """The windows of pictures with the snippets that tell of them; the whole frame, window 0, has the captions too."""
     model.eval()
     device = model.pool_RL.device
+    hanging = frozenset(config.hanging.split())
     found, at, pools = [], [], []
     pool_RL = model.pool_RL.cpu().numpy()
     for item, example in enumerate(examples):
@@ -101,15 +94,6 @@ def cut_snippets(
                 at.append(rows[item])
                 pools.append(pool_RL[region])
     return DescribedRegions(found, np.array(at, np.int64), np.array(pools, np.float32))
-
-
-def find_hanging(captions: Captions, vocabulary: Vocabulary) -> frozenset[str]:
-    """The frequent words that hardly ever end a caption, such as "of", "the" and "small"."""
-    told = [tokens for table in captions.table for tokens in table]
-    counts_V = np.bincount(np.concatenate(told), minlength=len(vocabulary))
-    ends_V = np.bincount([tokens[-1] for tokens in told], minlength=len(vocabulary))
-    found = (counts_V >= _FREQUENT) & (ends_V < _RARELY * counts_V)
-    return frozenset(vocabulary.words[index] for index in np.flatnonzero(found))
 
 
 def given_regions(
