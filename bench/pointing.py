@@ -1,6 +1,6 @@
 """The pointing game: does the box that a word is given lie on the thing it names (Zhang et al. 2016, section 4.1)?
 
-`pointing.jsonl` has the boxes of 107 things in 51 pictures of MS COCO's validation set, drawn by hand, as shares of the
+`pointing.jsonl` has the boxes of 108 things in 52 pictures of MS COCO's validation set, drawn by hand, as shares of the
 picture's width and height: what its captions name, is no scenery, and covers one per cent or more; several of a kind
 have a box each. A word is read in the first caption that has it; the middle of its box must lie in one of the thing's.
 Beside it stand the middle of the picture, and the middle of a window drawn at random.
