@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
+
+from showtell.cli import main
 
 # Before the first import of torch, and for the processes that tests start: its threads wait for each other far longer
 # than the toy networks compute when something else runs on the machine.
@@ -140,3 +144,39 @@ def aligned_run(toy_data: Path, aligned_settings: Any, tmp_path_factory: pytest.
     directory = tmp_path_factory.mktemp("runs") / "aligned"
     train_alignment(aligned_settings, read_native(toy_data), directory, describe={"data": ["toy"]})
     return directory
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`showtell` in this process, which spares the imports."""
+
+    def run(*arguments: str | os.PathLike[str]) -> Result:
+        monkeypatch.setattr(sys, "argv", ["showtell", *map(os.fspath, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        result = Result(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
+        assert "Traceback" not in result.err
+        return result
+
+    return run

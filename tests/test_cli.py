@@ -14,34 +14,17 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from showtell.cli import main
+from conftest import Result, Run
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 COMMANDS = ("caption", "train", "tune", "evaluate", "report", "score", "export", "encoders")
 COMMANDS += ("regions", "ground", "index", "search")
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.lines]
 
 
 def showtell(*arguments: str | os.PathLike[str], **environment: str) -> Result:
@@ -55,23 +38,6 @@ def showtell(*arguments: str | os.PathLike[str], **environment: str) -> Result:
     result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
     assert "Traceback" not in result.err, result.err
     return result
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command in this process, which spares the imports."""
-
-    def run(*arguments: str | os.PathLike[str]) -> Result:
-        monkeypatch.setattr(sys, "argv", ["showtell", *map(os.fspath, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Result(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
-
-    return run
 
 
 @pytest.fixture(scope="session")

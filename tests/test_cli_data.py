@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from showtell.cli import main
+from conftest import Run
 from showtell.datasets import read_native
 from showtell.records import Example
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(*arguments: str | os.PathLike[str]) -> Result:
-        monkeypatch.setattr(sys, "argv", ["showtell", *map(os.fspath, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        result = Result(left.value.code or 0, *capsys.readouterr())  # type: ignore[arg-type]
-        assert "Traceback" not in result.err
-        return result
-
-    return run
 
 
 @pytest.fixture
