@@ -9,6 +9,7 @@ grounded as Karpathy & Fei-Fei 2015 (section 3.1.4) make snippets: neighbours li
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,8 +93,8 @@ class RegionCaptioner:
     ) -> list[RegionCaption]:
         """The best described regions of a picture, best first.
 
-        Of regions that overlap by more than `overlap`, or that are described in the same words, the best one stays; one
-        whose words are not of it goes. The user's own boxes all stay, in their order.
+        Of regions that overlap by more than `overlap`, or of which one is described in no words but another's, the best
+        one stays; one whose words are not of it goes. The user's own boxes all stay, in their order.
 
         Args:
             boxes: (R, 4) in pixels of the upright original, valid and inside of it (`proposals.check_boxes`).
@@ -126,8 +127,7 @@ class RegionCaptioner:
         if boxes is not None:
             return said
         kept = [said[row] for row in nms(view.boxes_R4, [one.score for one in said], overlap) if said[row].score > 0]
-        first = {one.text: one for one in reversed(kept)}
-        return [one for one in kept if first[one.text] is one][:top]
+        return _said_once(kept)[:top]
 
     def _caption(self, hypothesis: Hypothesis, box: NDArray[np.float64], vector_E: Floats | None) -> RegionCaption:
         text = join_words(self.vocabulary.decode(hypothesis.tokens))
@@ -257,6 +257,16 @@ class RegionCaptioner:
             crops.append(fit_pixels(view.image.crop((left, top, right, bottom)), self.manifest.preprocessing))
         parts: list[Floats] = [network.encode(np.stack(crops[i : i + _CROPS])) for i in range(0, len(crops), _CROPS)]
         return np.concatenate(parts)
+
+
+def _said_once(regions: Sequence[RegionCaption]) -> list[RegionCaption]:
+    """Those that say something beside what better ones say: "the grass" goes after "in the grass"."""
+    kept: list[tuple[set[str], RegionCaption]] = []
+    for one in regions:
+        words = set(one.text.split())
+        if not any(words <= others or others <= words for others, _ in kept):
+            kept.append((words, one))
+    return [one for _, one in kept]
 
 
 def _with_boxes(view: _View, boxes: ArrayLike | None, propose: Proposer | None) -> _View:
