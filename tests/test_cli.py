@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import wave
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 COMMANDS = ("caption", "train", "tune", "evaluate", "report", "score", "export", "encoders")
-COMMANDS += ("regions", "ground", "index", "search")
+COMMANDS += ("regions", "ground", "index", "search", "batch", "alt")
 
 
 def showtell(*arguments: str | os.PathLike[str], **environment: str) -> Result:
@@ -193,6 +194,20 @@ def test_an_interrupted_caption_is_quiet(bundle_dir: Path, pictures: list[Path])
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_captions_are_spoken_into_a_file(run: Run, tmp_path: Path) -> None:
+    one, both = tmp_path / "one.wav", tmp_path / "both.wav"
+    assert run("caption", EXAMPLES[0], "--wav", one).code == 0
+    said = run("caption", *EXAMPLES[:2], tmp_path / "nothere.jpg", "--wav", both)
+    assert said.code == 1
+    assert len(said.lines) == 2
+    with wave.open(str(one)) as short, wave.open(str(both)) as long:
+        assert 0.5 * short.getframerate() < short.getnframes() < long.getnframes()
+    wrong = run("caption", EXAMPLES[0], "--wav", tmp_path / "x.wav", "--language", "en; rm")
+    assert wrong.code == 2
+    assert len(wrong.err.splitlines()) == 1
 
 
 # usage, help, models

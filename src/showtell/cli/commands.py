@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from showtell import __version__
+from showtell.cli import alt as alt_command
+from showtell.cli import batch as batch_command
 from showtell.cli import data as data_commands
 from showtell.cli import regions as region_commands
 from showtell.cli import search as search_commands
@@ -78,6 +80,9 @@ def caption(
     top: Annotated[int, typer.Option("--top", help="Captions to give of each picture, best first.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")] = None,
+    aloud: Annotated[bool, typer.Option("--speak", help="Also say each caption, by the voice of the system.")] = False,
+    wav: Annotated[Path | None, typer.Option("--wav", help="Write the spoken captions into this file.")] = None,
+    language: Annotated[str, typer.Option("--language", help="Of the voice, such as en or vi.")] = "en",
     as_json: Json = False,
 ) -> None:
     """Say what pictures show, a line a picture: `PATH: caption`.
@@ -95,6 +100,7 @@ def caption(
     if beam is None and top > captioner.options().beam:
         changes["beam"] = top
     failed = False
+    spoken = []
     for result in captioner.caption_stream(pictures, captioner.options(**changes), batch=batch):
         if as_json:
             print(json.dumps(result.to_json(), ensure_ascii=False), flush=True)
@@ -104,8 +110,20 @@ def caption(
         if isinstance(result, Failure):
             failed = True
             print(f"showtell: {result.error}", file=sys.stderr)
+            continue
+        spoken.append(result.text)
+        if aloud:
+            _speak(result.text, language)
+    if wav is not None and spoken:
+        _speak(".\n".join(spoken), language, wav)
     if failed:
         raise typer.Exit(1)
+
+
+def _speak(text: str, language: str, wav: Path | None = None) -> None:
+    from showtell.jobs.speech import speak
+
+    speak(text, language, wav)
 
 
 @app.command()
@@ -190,6 +208,8 @@ def train(
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
 
 
+app.command()(batch_command.batch)
+app.command()(alt_command.alt)
 app.command()(tune_command.tune)
 app.command()(region_commands.regions)
 app.command()(region_commands.ground)

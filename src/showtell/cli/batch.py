@@ -1,0 +1,120 @@
+"""`showtell batch`: caption folders of photographs into a table, by a job that can be stopped and goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from showtell.cli.progress import Reporter
+    from showtell.jobs.batch import Batched
+    from showtell.records import Failure
+
+_SHOWN = 5  # failures that are told of without --failures
+
+
+def batch(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, patterns in quotes, lists of paths (.txt, or - for standard input), and picture files.",
+            metavar="DIR|GLOB|LIST...",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="The table: .jsonl, .csv or .parquet; the same command brings it up to date.")
+    ],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders of folders too.")] = False,
+    sidecar: Annotated[
+        str | None,
+        typer.Option("--sidecar", help="txt: also write NAME.txt beside each picture, but over no text of yours."),
+    ] = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Print what could not be read, and why, a line each.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A bundle: an embedded one's name, a directory or a zip.")
+    ] = "default",
+    beam: Annotated[
+        int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")
+    ] = None,
+    group: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Threads that read pictures, and of the networks. [default: all cores]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Caption folders of pictures into a table; stopped or killed, the same command goes on where it was.
+
+    Pictures that have not changed since an earlier run are not read again.
+
+    Example: showtell batch photos --recursive --out captions.csv --sidecar txt
+    """
+    from showtell.captioner import Captioner
+    from showtell.cli.progress import reporting
+    from showtell.jobs.batch import BatchOptions, caption_pictures
+
+    settings = BatchOptions(recursive=recursive, sidecar=cast(Literal["txt"] | None, sidecar), batch=group)
+    told: list[Failure] = []
+    count = 0
+
+    def notice(failure: Failure) -> None:
+        nonlocal count
+        count += 1
+        if failures:
+            print(json.dumps(failure.to_json(), ensure_ascii=False) if as_json else f"{failure.image}: {failure.error}")
+        elif count <= _SHOWN:
+            told.append(failure)
+
+    with reporting() as report:
+        try:
+            captioner = Captioner.load(model, threads=workers)
+            options = captioner.options(**({"beam": beam} if beam is not None else {}))
+            found = caption_pictures(
+                pictures, out, captioner, options, settings=settings, notice=notice, progress=_Told(report)
+            )
+        except KeyboardInterrupt:
+            print(f"showtell: stopped; the same command goes on (done so far: {out}.journal)", file=sys.stderr)
+            raise typer.Exit(130) from None
+    print(json.dumps({"out": str(out), **found.to_json()}) if as_json else f"{out}: {_say(found)}")
+    for failure in told:
+        print(f"showtell: {failure.error}", file=sys.stderr)
+    if told and count > len(told):
+        print(f"showtell: … and {count - len(told):,} more; --failures lists them all", file=sys.stderr)
+    if found.failed or found.texts_failed:
+        raise typer.Exit(1)
+
+
+class _Told:
+    """A reporter that says the rate and the time left where no bar shows them."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report, self._begun = report, time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty() and 0 < done < total:
+            rate = done / max(time.monotonic() - self._begun, 1e-9)
+            what = f"{what}, {rate:,.1f}/s, {_clock((total - done) / rate)} left"
+        self._report(what, done, total)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _say(found: Batched) -> str:
+    told = [f"{found.captioned:,} captioned", f"{found.unchanged:,} unchanged"]
+    told += [f"{found.known:,} known from another path"] if found.known else []
+    told += [f"{found.failed:,} failed"] if found.failed else []
+    told += [f"{found.texts:,} texts written"] if found.texts else []
+    told += [f"{found.texts_left:,} texts of others left as they are"] if found.texts_left else []
+    told += [f"{found.texts_failed:,} texts not written"] if found.texts_failed else []
+    return f"{found.pictures:,} pictures ({', '.join(told)})"

@@ -1,0 +1,1 @@
+"""Many pictures at once: folders captioned, alt text written where browsers and photo managers look for it, speech."""
