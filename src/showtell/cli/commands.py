@@ -16,6 +16,7 @@ from showtell.cli import batch as batch_command
 from showtell.cli import data as data_commands
 from showtell.cli import regions as region_commands
 from showtell.cli import search as search_commands
+from showtell.cli import serve as serve_command
 from showtell.cli import tune as tune_command
 from showtell.cli.sources import (
     ColumnNames,
@@ -210,6 +211,7 @@ def train(
 
 app.command()(batch_command.batch)
 app.command()(alt_command.alt)
+app.command()(serve_command.serve)
 app.command()(tune_command.tune)
 app.command()(region_commands.regions)
 app.command()(region_commands.ground)
