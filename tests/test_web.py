@@ -424,11 +424,11 @@ class Slow:
         self.go, self.begun = threading.Event(), threading.Semaphore(0)
         self.sizes: list[int] = []
 
-    def _caption_group(self, group: Sequence[Any], options: Any) -> Iterator[Any]:
+    def caption_pixels(self, group: Sequence[Any], options: Any) -> Iterator[Any]:
         self.sizes.append(len(group))
         self.begun.release()
         assert self.go.wait(30)
-        return self.real._caption_group(list(group), options)
+        return self.real.caption_pixels(list(group), options)
 
 
 class Running:

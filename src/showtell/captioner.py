@@ -168,11 +168,12 @@ class Captioner:
             limits=limits or DEFAULT_LIMITS,
         )
         while group := list(islice(pictures, batch)):
-            yield from self._caption_group(group, options)
+            yield from self.caption_pixels(group, options)
 
-    def _caption_group(
-        self, group: list[tuple[str, NDArray[np.uint8] | ImageError]], options: SearchOptions
+    def caption_pixels(
+        self, group: Sequence[tuple[str, NDArray[np.uint8] | ImageError]], options: SearchOptions
     ) -> Iterator[Caption | Failure]:
+        """The same of pictures that were read already, labelled, as one batch; see `images.read_ahead`."""
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
         found: Iterator[list[Hypothesis]] = iter(())
         if readable:

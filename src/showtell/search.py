@@ -111,10 +111,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=T
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A picture that was found. Its score is from -1 to 1."""
+    """A picture that was found. Its score is from -1 to 1; its row is its own until the index is made anew."""
 
     path: str
     score: float
+    row: int = -1
 
     def to_json(self) -> dict[str, Any]:
         return {"path": self.path, "score": round(self.score, 4)}
@@ -345,9 +346,13 @@ class PictureIndex:
         else:
             found = nearest_rows(self.embeddings, queries, top, offsets=self.offsets, threads=threads)
         return [  # vectors that were rounded to 16 bits are a little longer or shorter than 1
-            [Match(self._path(int(row)), min(1.0, float(score))) for row, score in zip(*one, strict=True)]
+            [Match(self._path(int(row)), min(1.0, float(score)), int(row)) for row, score in zip(*one, strict=True)]
             for one in found
         ]
+
+    def path_of(self, row: int) -> str | None:
+        """Where the picture of a row is, or None where the row has none."""
+        return self._path(row) if 0 <= row < len(self.offsets) and self.offsets[row] >= 0 else None
 
     def _path(self, row: int) -> str:
         start = int(self.offsets[row])

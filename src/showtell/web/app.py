@@ -161,7 +161,7 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
         else:
             async with intake.receive(request) as uploads:
                 found = await answer(request, _search(service, _only(uploads), SearchTask(top)))
-        results = [{**one.to_json(), "thumbnail": f"/v1/pictures/{one.row}"} for one in found]
+        results = [{**one.to_json(), "picture": one.row, "thumbnail": f"/v1/pictures/{one.row}"} for one in found]
         return JSONResponse({"results": results})
 
     @app.get("/v1/pictures/{row}", summary="A small JPEG of a picture of the index", response_class=Response)
@@ -169,7 +169,7 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
         row: int, size: Annotated[int, Query(ge=16, le=limits.thumbnail, description="Longest side.")] = 256
     ) -> Response:
         catalogue = _need_index(service)
-        path = catalogue.path_of(row)
+        path = catalogue.index.path_of(row)
         if path is None:
             raise Problem("not-found", f"the index has no picture {row}; take the number from the answer of a search")
         try:

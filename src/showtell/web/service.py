@@ -23,11 +23,10 @@ from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import BundleError, ConfigError, ShowtellError
 from showtell.images import DEFAULT_LIMITS, MEBIBYTE, ImageLimits, read_image, read_pixels, read_sized
-from showtell.nearest import nearest_rows
 from showtell.proposals import check_boxes
 from showtell.records import Box, RegionCaption
 from showtell.regions import RegionCaptioner
-from showtell.search import PictureIndex, check_model, read_about
+from showtell.search import Match, PictureIndex, check_model, read_about
 from showtell.web.batching import Batcher
 from showtell.web.metrics import Metrics
 
@@ -92,18 +91,6 @@ class SearchTask:
     top: int
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A picture of the index. Its score is from -1 to 1, its row stays its own while the server runs."""
-
-    row: int
-    path: str
-    score: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {"picture": self.row, "path": self.path, "score": round(self.score, 4)}
-
-
 @dataclass(frozen=True)
 class Catalogue:
     """An index and the model that it was made with.
@@ -129,19 +116,6 @@ class Catalogue:
             return self.aligner.embed_sentence(query)
         vector: NDArray[np.float32] = self.aligner.embed_pictures(query[None])[0]
         return vector
-
-    def nearest(self, queries_QE: NDArray[np.float32], top: int) -> list[list[Found]]:
-        """The pictures nearest to each query, as `PictureIndex.search` gives them, with their rows."""
-        index = self.index
-        return [
-            [Found(int(row), index._path(int(row)), min(1.0, float(score))) for row, score in zip(*one, strict=True)]
-            for one in nearest_rows(index.embeddings, queries_QE, top, offsets=index.offsets)
-        ]
-
-    def path_of(self, row: int) -> str | None:
-        """Where a picture of the index is, or None where that row has none."""
-        offsets = self.index.offsets
-        return self.index._path(row) if 0 <= row < len(offsets) and offsets[row] >= 0 else None
 
 
 class Service:
@@ -272,7 +246,7 @@ class Service:
 
     def _run(self, key: Any, items: Sequence[Any]) -> Iterator[Any]:
         if isinstance(key, CaptionTask):
-            return self.captioner._caption_group(list(items), key.options)
+            return self.captioner.caption_pixels(items, key.options)
         if isinstance(key, RegionTask):
             return iter([self._describe(data, key) for data in items])
         return self._search(items, key.top)
@@ -289,7 +263,7 @@ class Service:
         except ShowtellError as error:
             return error
 
-    def _search(self, queries: Sequence[str | Pixels], top: int) -> Iterator[list[Found] | ShowtellError]:
+    def _search(self, queries: Sequence[str | Pixels], top: int) -> Iterator[list[Match] | ShowtellError]:
         assert self.catalogue is not None
         vectors: list[NDArray[np.float32] | ShowtellError] = []
         for query in queries:
@@ -298,6 +272,6 @@ class Service:
             except ShowtellError as error:
                 vectors.append(error)
         known = [vector for vector in vectors if not isinstance(vector, ShowtellError)]
-        found = iter(self.catalogue.nearest(np.stack(known), top) if known else [])
+        found = iter(self.catalogue.index.search(np.stack(known), top) if known else [])
         for vector in vectors:
             yield vector if isinstance(vector, ShowtellError) else next(found)
