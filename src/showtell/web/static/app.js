@@ -45,7 +45,13 @@ async function nameOf(file) {
   return "showtell-text-" + [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const percent = (share) => (share < 0.001 ? "under 0.1 %" : `${(100 * share).toPrecision(2)} %`);
+// A whole sentence is never likely by itself; beside its alternatives it is.
+const shares = (said) => {
+  const best = Math.max(...said.map(({ logprob }) => logprob));
+  const odds = said.map(({ logprob }) => Math.exp(logprob - best));
+  const sum = odds.reduce((total, one) => total + one, 0);
+  return odds.map((one) => `${Math.round((100 * one) / sum)} %`);
+};
 
 function sentence(caption) {
   const text = caption.trim();
@@ -101,14 +107,16 @@ async function show(card, result) {
   card.element.removeAttribute("aria-busy");
   write(card, result);
   const others = $(".alternatives", card.element);
-  for (const other of result.alternatives ?? []) {
+  const likely = shares([...(result.alternatives ?? []), result]);
+  for (const [number, other] of (result.alternatives ?? []).entries()) {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: other.caption });
     button.addEventListener("click", () => edit(card, sentence(other.caption)));
-    item.append(button, ` ${percent(other.probability)}`);
+    item.append(button, ` ${likely[number]}`);
     others.append(item);
   }
   $(".more", card.element).hidden = !others.children.length;
+  $(".more summary", card.element).textContent = `Other captions (the one above: ${likely.at(-1)})`;
   const stored = await card.stored;
   const text = (stored && localStorage.getItem(stored)) || sentence(result.caption);
   $("textarea", card.element).value = text;
