@@ -324,7 +324,13 @@ main()
 def start(folder: Path, out: Path) -> subprocess.Popen[str]:
     options = ["--out", str(out), "--sidecar", "txt", "--batch", "4", "--workers", "1"]
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), *options], stdout=-1, stderr=-1, text=True, env=dict(os.environ)
+        [sys.executable, "-c", CHILD, str(folder), *options],
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        env=dict(os.environ),
+        # A shell's background jobs ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
