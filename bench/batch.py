@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from sampler import Sampler
 from showtell.captioner import Captioner
 from showtell.decoding import search
 from showtell.images import ImageError, read_pixels
@@ -32,20 +32,6 @@ from showtell.jobs.batch import caption_pictures
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 CLOSE = 2e-4  # log-probabilities of the same picture in batches of other sizes
-
-
-class Sampler(threading.Thread):
-    """The peak of this process's RssAnon, in MB."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0.0
-
-    def run(self) -> None:
-        while True:
-            status = Path("/proc/self/status").read_text()
-            self.peak = max(self.peak, int(status.partition("RssAnon:")[2].split()[0]) / 1024)
-            time.sleep(0.01)
 
 
 def run_job(pictures: str, out: str, arguments: argparse.Namespace) -> None:

@@ -14,13 +14,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from sampler import Sampler
 from showtell.nearest import nearest_rows
 from showtell.search import PictureIndex, build_approximate, map_rows
 
@@ -52,20 +52,6 @@ def write_index(directory: Path, rows: int) -> None:
 
 def embeddings_path(directory: Path) -> Path:
     return directory / f"embeddings-{TOKEN}.f16"
-
-
-class Sampler(threading.Thread):
-    """The peak of this process's RssAnon, in MB; bench/memory.py's would import PyTorch meanwhile."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0.0
-
-    def run(self) -> None:
-        while True:
-            status = Path("/proc/self/status").read_text()
-            self.peak = max(self.peak, int(status.partition("RssAnon:")[2].split()[0]) / 1024)
-            time.sleep(0.01)
 
 
 def middle(work: Callable[[], object]) -> float:

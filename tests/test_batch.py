@@ -116,7 +116,7 @@ def test_a_folder_becomes_a_table_in_order(photos: Path) -> None:
 
 
 def test_formats_say_the_same(photos: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra 'parquet'")
     (photos / "broken.jpg").write_bytes(b"no picture")
     for suffix in ("jsonl", "csv", "parquet"):
         job(f"captions.{suffix}")

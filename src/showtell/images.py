@@ -11,6 +11,7 @@ Threads may call everything here at once: no setting of Pillow or of the process
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -231,6 +232,21 @@ def read_ahead(
 # Geometry: (left, top, right, bottom) in pixels of the upright original.
 
 Box = tuple[float, float, float, float]
+
+
+def digest_file(path: str | os.PathLike[str], size: int, limits: ImageLimits, *, width: int) -> str:
+    """The BLAKE2b of a picture's file, 2 * `width` hexadecimal digits; "" where there is nothing that could be read.
+
+    Args:
+        size: The file's bytes, as far as they are known.
+    """
+    if not 0 < size <= limits.max_bytes:
+        return ""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=width)).hexdigest()
+    except OSError:
+        return ""
 
 
 def _shorter_side(preprocessing: Preprocessing) -> int:

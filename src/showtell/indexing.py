@@ -11,7 +11,6 @@ one, and one `os.replace` puts it in its place.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import stat
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 
 from showtell.datasets.sidecars import LEFT_BEHIND, PICTURE_SUFFIXES
 from showtell.errors import ConfigError, DataError, ImageError
-from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
+from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, digest_file, read_ahead
 from showtell.locks import alone
 from showtell.records import Failure
 from showtell.search import (
@@ -169,13 +168,7 @@ def _scan(root: Path, notice: Callable[[str, OSError], None]) -> Iterator[os.Dir
 
 def _digest(found: _Found, limits: ImageLimits) -> str:
     """The hash of a file's content, "" where there is nothing that could be read."""
-    if not found.regular or not 0 < found.size <= limits.max_bytes:
-        return ""
-    try:
-        with Path(found.path).open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-    except OSError:
-        return ""
+    return digest_file(found.path, found.size, limits, width=8) if found.regular else ""
 
 
 # the run

@@ -431,7 +431,8 @@ def build_approximate(
     for start in range(0, total, _PART):
         stop = min(start + _PART, total)
         vectors = np.ascontiguousarray(index.embeddings[start:stop, : index.width])
-        graph.add(np.arange(start, stop, dtype=np.uint64), vectors)
+        threads = 0 if start else 1  # all cores; rows that threads add to a graph with few in it can be out of reach
+        graph.add(np.arange(start, stop, dtype=np.uint64), vectors, threads=threads)
         progress("building the approximate index", stop, total)
     partial = index.graph.with_suffix(f".{os.getpid()}.tmp")
     try:

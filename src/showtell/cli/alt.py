@@ -41,7 +41,7 @@ def alt(
     empty: Annotated[
         bool, typer.Option("--empty", help='Fill alt="" too, which says that a picture is decoration.')
     ] = False,
-    exif: Annotated[bool, typer.Option("--exif", help="Into EXIF's ImageDescription too.")] = False,
+    exif: Annotated[bool, typer.Option("--exif", help="Into EXIF's ImageDescription too (not of WebP).")] = False,
     mark: Annotated[
         str, typer.Option("--mark", help="What every text ends with, such as '(automatic description)'.")
     ] = "",

@@ -42,7 +42,7 @@ import msgspec
 from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import ConfigError, DataError
-from showtell.images import DEFAULT_LIMITS, ImageLimits
+from showtell.images import DEFAULT_LIMITS, ImageLimits, digest_file
 from showtell.jobs.inputs import Found, Inputs
 from showtell.jobs.journal import Entry, Header, Journal, Places, key_of
 from showtell.jobs.tables import check_table, plain, write_table
@@ -356,13 +356,7 @@ def _is_unchanged(before: Entry, found: Found) -> bool:
 
 def _digest(found: Found, limits: ImageLimits) -> str:
     """The hash of a file's content, "" where there is nothing that could be read."""
-    if not found.is_regular or not 0 < found.size <= limits.max_bytes:
-        return ""
-    try:
-        with Path(found.path).open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    except OSError:
-        return ""
+    return digest_file(found.path, found.size, limits, width=16) if found.is_regular else ""
 
 
 def _namer(out: Path) -> Callable[[str], str]:
