@@ -37,7 +37,7 @@ class Game(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="an alignment model")
+    parser.add_argument("--model", required=True, help="an alignment model, or a captioner")
     parser.add_argument("--data", type=Path, required=True, help="MS COCO's pictures and captions")
     parser.add_argument("--smoothing", type=float, default=0.3)
     parser.add_argument("--crops", action="store_true", help="encode each box by itself")

@@ -1,8 +1,9 @@
-"""Words of a sentence and places in a picture, by the attention of a captioner."""
+"""Words of a sentence and places in a picture, by the maps of a captioner."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from showtell import Captioner
+from showtell.bundle import read_bundle
 from showtell.errors import BundleError, DataError
 from showtell.records import Caption
 from showtell.regions import RegionCaptioner
@@ -67,7 +69,20 @@ def test_a_word_is_given_the_box_with_most_attention_beyond_its_share(grounder: 
 def test_words_that_no_model_knows_and_models_that_cannot_ground(grounder: RegionCaptioner, picture: str) -> None:
     with pytest.raises(DataError, match="knows none of the words of 'zebra piano'"):
         grounder.ground(picture, "zebra piano")
-    with pytest.raises(BundleError, match="neither aligns nor attends; give an alignment model, or a captioner with"):
-        RegionCaptioner.load("default").ground(picture, "a red circle")
-    with pytest.raises(BundleError, match="neither aligns nor attends"):
-        RegionCaptioner.load("default").map_words(os.fspath(picture))
+    default = read_bundle("default")
+    vector = replace(default, manifest=replace(default.manifest, rows=1, columns=1))
+    with pytest.raises(BundleError, match=r"sees a picture as one vector, .* give an alignment model, or a captioner"):
+        RegionCaptioner(vector).ground(picture, "a red circle")
+
+
+def test_a_captioner_without_attention_grounds_by_occlusion() -> None:
+    cat = os.fspath(Path(__file__).parents[1] / "examples" / "cat.jpg")
+    default = RegionCaptioner.load("default")
+    seen = default.map_words(cat, "a cat with green eyes")
+    assert seen.maps_TRC.shape == (5, 7, 7)
+    np.testing.assert_allclose(seen.maps_TRC.sum((1, 2)), 1, atol=1e-5)
+    said = Captioner.load("default").caption([cat], maps=True)[0]
+    assert isinstance(said, Caption)
+    assert said.maps is not None
+    np.testing.assert_allclose(said.maps, default.map_words(cat, said.text).maps_TRC, atol=1e-3)
+    assert " ".join(one.text for one in default.ground(cat, "a cat with green eyes")) == "a cat with green eyes"

@@ -424,11 +424,11 @@ class Slow:
         self.go, self.begun = threading.Event(), threading.Semaphore(0)
         self.sizes: list[int] = []
 
-    def caption_pixels(self, group: Sequence[Any], options: Any) -> Iterator[Any]:
+    def caption_pixels(self, group: Sequence[Any], options: Any, *, maps: bool = False) -> Iterator[Any]:
         self.sizes.append(len(group))
         self.begun.release()
         assert self.go.wait(30)
-        return self.real.caption_pixels(list(group), options)
+        return self.real.caption_pixels(list(group), options, maps=maps)
 
 
 class Running:

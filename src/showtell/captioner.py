@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from showtell.bundle import GRAPHS, Bundle, Manifest, read_bundle
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
 from showtell.errors import BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
+from showtell.occlusion import occlusion_maps
 from showtell.records import Caption, Failure
 from showtell.text import Vocabulary, join_words
 
@@ -133,7 +135,12 @@ class Captioner:
         return SearchOptions(**{**self.manifest.search, **changes})  # type: ignore[arg-type]
 
     def caption(
-        self, images: Sequence[Source], options: SearchOptions | None = None, *, batch: int = 16
+        self,
+        images: Sequence[Source],
+        options: SearchOptions | None = None,
+        *,
+        batch: int = 16,
+        maps: bool = False,
     ) -> list[Caption | Failure]:
         """A caption, or the reason why there is none, for each picture, in order.
 
@@ -141,8 +148,10 @@ class Captioner:
             images: Paths, or the bytes of picture files.
             options: How to search; `self.options()` when absent.
             batch: Pictures that go through the networks together.
+            maps: Find out where each word comes from, of a model without attention too: by occlusion, which takes
+                several times as long as the caption.
         """
-        return list(self.caption_stream(images, options, batch=batch))
+        return list(self.caption_stream(images, options, batch=batch, maps=maps))
 
     def caption_stream(
         self,
@@ -150,6 +159,7 @@ class Captioner:
         options: SearchOptions | None = None,
         *,
         batch: int = 16,
+        maps: bool = False,
         limits: ImageLimits | None = None,
     ) -> Iterator[Caption | Failure]:
         """The same one by one, for any number of pictures in bounded memory."""
@@ -168,22 +178,30 @@ class Captioner:
             limits=limits or DEFAULT_LIMITS,
         )
         while group := list(islice(pictures, batch)):
-            yield from self.caption_pixels(group, options)
+            yield from self.caption_pixels(group, options, maps=maps)
 
     def caption_pixels(
-        self, group: Sequence[tuple[str, NDArray[np.uint8] | ImageError]], options: SearchOptions
+        self,
+        group: Sequence[tuple[str, NDArray[np.uint8] | ImageError]],
+        options: SearchOptions,
+        *,
+        maps: bool = False,
     ) -> Iterator[Caption | Failure]:
         """The same of pictures that were read already, labelled, as one batch; see `images.read_ahead`."""
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
-        found: Iterator[list[Hypothesis]] = iter(())
+        found: Iterator[tuple[NDArray[np.float32], list[Hypothesis]]] = iter(())
         if readable:
-            found = iter(search(self.runtime, self.runtime.encode(np.stack(readable)), options))
+            features_BLD = self.runtime.encode(np.stack(readable))
+            found = zip(features_BLD, search(self.runtime, features_BLD, options), strict=True)
         for name, pixels in group:
             if isinstance(pixels, ImageError):
                 yield Failure(name, str(pixels))
-            else:
-                best, *others = [self._caption(name, hypothesis) for hypothesis in next(found)]
-                yield _with_alternatives(best, others) if others else best
+                continue
+            features_LD, (best, *others) = next(found)
+            caption = self._caption(name, best)
+            if maps and caption.maps is None:
+                caption = replace(caption, maps=self._occlude(features_LD, best, len(caption.words)))
+            yield replace(caption, alternatives=tuple(self._caption(name, other) for other in others))
 
     def _caption(self, name: str, hypothesis: Hypothesis) -> Caption:
         words = tuple(self.vocabulary.decode(hypothesis.tokens))
@@ -192,17 +210,9 @@ class Captioner:
             maps = maps[: len(words)].reshape(-1, self.manifest.rows, self.manifest.columns)
         return Caption(name, join_words(words), hypothesis.logprob, words, hypothesis.token_logprobs, maps)
 
-
-def _with_alternatives(best: Caption, others: list[Caption]) -> Caption:
-    return Caption(
-        best.image,
-        best.text,
-        best.logprob,
-        best.words,
-        best.word_logprobs,
-        best.maps,
-        alternatives=tuple(others),
-    )
+    def _occlude(self, features_LD: NDArray[np.float32], said: Hypothesis, words: int) -> NDArray[np.float32] | None:
+        grid = self.manifest.rows, self.manifest.columns
+        return occlusion_maps(self.runtime, features_LD, said.tokens[:words], *grid)
 
 
 __all__ = ["Captioner", "Runtime", "Vocabulary"]

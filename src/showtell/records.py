@@ -114,8 +114,8 @@ class Caption:
     """What a captioner says of one picture.
 
     Shape: `words` and `word_logprobs` have one entry a word (END is not among them, although `logprob` counts it);
-        `maps` is (words, rows, columns) float32, each word's attention over the picture's grid, summing to 1, or
-        None for models without attention.
+        `maps` is (words, rows, columns) float32 over the picture's grid, each word's summing to 1: its attention, or
+        where hiding the picture takes most from it; None where neither was asked for.
     Units: log-probabilities are natural logarithms.
     """
 

@@ -24,6 +24,7 @@ from showtell.captioner import Runtime
 from showtell.decoding import Hypothesis, SearchOptions, search
 from showtell.errors import BundleError, DataError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, fit_pixels, read_sized, shown_box
+from showtell.occlusion import occlusion_maps
 from showtell.proposals import Proposer, windows
 from showtell.records import Box, Grounding, RegionCaption
 from showtell.snippets import align_words, snippets, spread_of
@@ -151,8 +152,9 @@ class RegionCaptioner:
     ) -> list[Grounding]:
         """Where the words of a sentence are, in their order: each run of words with one box.
 
-        An alignment model says how near words and boxes are; of a captioner that attends, a box scores by what it has
-        of the attention beyond its share of the picture, while the captioner is led along the sentence.
+        An alignment model says how near words and boxes are; of a captioner, a box scores by what it has of the
+        word's map beyond its share of the picture: of the attention while the captioner is led along the sentence, or,
+        where it does not attend, of what hiding each part takes from the word (see `occlusion`).
 
         Args:
             text: The sentence; by default what the model says of the picture.
@@ -163,7 +165,7 @@ class RegionCaptioner:
         Raises:
             ImageError: The picture cannot be read.
             DataError: The model knows none of the words.
-            BundleError: The model neither aligns nor attends, or writes no captions and is given none.
+            BundleError: The model sees a picture as one vector, or writes no captions and is given none.
         """
         whole = self._open(source, limits)
         view = _with_boxes(whole, boxes, propose)
@@ -210,19 +212,22 @@ class RegionCaptioner:
         return join_words(self.vocabulary.decode(search(self.runtime, features_1LD, options)[0][0].tokens))
 
     def _attend(self, whole: _View, text: str | None) -> tuple[list[str], Floats]:
-        """(the T words of a sentence, the attention to each cell (T, L) with which each is predicted)."""
-        if self.runtime is None or not self.manifest.attends:
-            raise BundleError(
-                f"{self.manifest.name!r} is a captioner that neither aligns nor attends; give an alignment model, or a "
-                "captioner with conditioning attention, adaptive or topdown"
-            )
+        """(the T words of a sentence, how much of each comes from each cell (T, L): attention, or by occlusion)."""
+        assert self.runtime is not None
         words = tokenise(self._said(whole, text))
         ids = [self.vocabulary.id_of(word) for word in words]
         if all(index == UNK for index in ids):
             raise DataError(f"the model {self.manifest.name!r} knows none of the words of {text!r}")
-        memory, state = self.runtime.start(
-            self.runtime.encode(fit_pixels(whole.image, self.manifest.preprocessing)[None])
-        )
+        features_1LD = self.runtime.encode(fit_pixels(whole.image, self.manifest.preprocessing)[None])
+        if not self.manifest.attends:
+            maps_TRC = occlusion_maps(self.runtime, features_1LD[0], ids, self.manifest.rows, self.manifest.columns)
+            if maps_TRC is None:
+                raise BundleError(
+                    f"{self.manifest.name!r} sees a picture as one vector, which says nothing of where; give an "
+                    "alignment model, or a captioner whose encoder gives a grid"
+                )
+            return words, maps_TRC.reshape(len(words), -1)
+        memory, state = self.runtime.start(features_1LD)
         maps = []
         for index in [START, *ids[:-1]]:
             output = self.runtime.step(np.array([index]), memory, state)

@@ -64,13 +64,10 @@ def regions(
 
 def ground(
     picture: Picture,
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", help="An alignment model, or a captioner that attends."),
-    ],
     sentence: Annotated[
         str | None, typer.Argument(help="What is to be found. [default: what the model says]", metavar="[SENTENCE]")
     ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="An alignment model, or a captioner.")] = "default",
     boxes: Boxes = None,
     propose: Propose = "windows",
     labels: Labels = None,
@@ -83,7 +80,7 @@ def ground(
 ) -> None:
     """Say where a picture shows the words of a sentence, a line a phrase: `x0,y0,x1,y1 score words`.
 
-    Example: showtell ground photo.jpg "a dog catches a red ball" --model runs/align/bundle --out where.png
+    Example: showtell ground photo.jpg "a dog catches a red ball" --out where.png --maps words.png
     """
     from showtell.images import read_image
     from showtell.regions import RegionCaptioner

@@ -94,13 +94,13 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
         beam: Annotated[int | None, Query(ge=1, le=limits.beam, description="Hypotheses; 1 is greedy.")] = None,
         top: Annotated[int, Query(ge=1, le=limits.beam, description="Captions of each picture.")] = 1,
         length_penalty: Annotated[float | None, Query(ge=0, le=10, description="Above 0, longer captions win.")] = None,
-        maps: Annotated[bool, Query(description="Give the attention of each word too.")] = False,
+        maps: Annotated[bool, Query(description="Tell where each word comes from too.")] = False,
     ) -> Response:
         """One file that cannot be read is a problem; of several, each has its caption or its error."""
         options = service.options(beam, top, length_penalty)
         service.batcher.check_room()
         async with intake.receive(request) as uploads:
-            said = await answer(request, _caption(service, uploads, CaptionTask(options)))
+            said = await answer(request, _caption(service, uploads, CaptionTask(options, maps)))
         failures = [one for one in said if isinstance(one, Failure)]
         if len(failures) == len(said):
             more = {"results": [one.to_json() for one in failures]} if len(said) > 1 else {}

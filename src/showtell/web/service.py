@@ -73,6 +73,7 @@ class CaptionTask:
     """The key of pictures that are captioned together; their items are (name, pixels)."""
 
     options: SearchOptions
+    maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class Service:
 
     def _run(self, key: Any, items: Sequence[Any]) -> Iterator[Any]:
         if isinstance(key, CaptionTask):
-            return self.captioner.caption_pixels(items, key.options)
+            return self.captioner.caption_pixels(items, key.options, maps=key.maps)
         if isinstance(key, RegionTask):
             return iter([self._describe(data, key) for data in items])
         return self._search(items, key.top)
