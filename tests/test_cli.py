@@ -657,7 +657,31 @@ def test_a_run_has_a_report(run: Run, toy_run: Path, tmp_path: Path) -> None:
     assert run("report", finished, "--resamples", "0").lines == [str(finished / "report.html")]
     nothing = run("report", tmp_path / "nowhere")
     assert nothing.code != 0
-    assert "no run is there" in nothing.err
+    assert "nowhere does not exist" in nothing.err
+    (tmp_path / "empty").mkdir()
+    assert "no run is there" in run("report", tmp_path / "empty").err
+
+
+def test_a_table_of_captions_has_a_report(run: Run, toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    table, pictures = tmp_path / "captions.jsonl", tmp_path / "images"
+    shutil.copytree(toy_data / "images", pictures)
+    (pictures / "broken.png").write_bytes(b"no picture")
+    assert run("batch", pictures, "--out", table, "--model", toy_run / "bundle").code == 1
+    result = run("report", table, "--model", toy_run / "bundle")
+    assert (result.code, result.lines) == (0, [f"{table}.html"])
+    page = Path(f"{table}.html").read_text("utf-8")
+    assert page.count('"picture":"') == page.count('"maps":"') == 24
+    assert "broken.png" in page
+    scored = run("report", table, "--references", toy_data / "captions.jsonl", "--out", tmp_path / "p.html", "--json")
+    assert scored.code == 1  # the broken one is told
+    assert "broken.png" in scored.err
+    assert scored.rows[0]["scores"]["n"] == 24
+    assert (tmp_path / "p.html").read_text("utf-8").count('"cider":') == 24
+    refused = run("report", toy_run, "--references", table)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--references is for a FILE of captions" in refused.err
+    assert "--beam is for a training run's directory" in run("report", table, "--beam", "2").err
+    assert "is no table of captions; accepted are names" in run("report", toy_data / "images" / "red_circle.png").err
 
 
 def test_an_evaluation_has_a_page(run: Run, bundle_dir: Path, toy_data: Path, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +25,18 @@ from showtell.errors import BackendError, DataError
 from showtell.evaluation import Evaluation, evaluate
 from showtell.metrics import ScoreOptions, score, tokenise_ptb
 from showtell.records import Caption, Example, Failure
-from showtell.report.gallery import choose_pictures, rank_sentences, score_pictures, write_gallery
+from showtell.report.gallery import (
+    choose_pictures,
+    rank_sentences,
+    score_pictures,
+    write_captions,
+    write_gallery,
+)
 
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 pytest.importorskip("jinja2", reason="needs the extra 'report'")
 
-_VOID = {"meta", "img", "br"}
+_VOID = {"meta", "img", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -38,13 +47,14 @@ class Page(HTMLParser):
         self.html = html
         self.images: list[dict[str, str | None]] = []
         self.figures: list[str] = []
+        self.rows: list[dict[str, Any]] = []  # of the sheet of all pictures
         self._open: list[str] = []
         self.feed(html)
         self.close()
         assert not self._open
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "iframe", "object", "base")
+        assert tag not in ("link", "iframe", "object", "base")
         assert not any(name.startswith("on") for name, _ in attrs)
         if tag == "img":
             self.images.append(dict(attrs))
@@ -60,6 +70,12 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self._open[-1:] == ["script"]:
+            if data.startswith("["):
+                self.rows = json.loads(data)
+            else:
+                digest = base64.b64encode(hashlib.sha256(data.encode()).digest()).decode()
+                assert f"script-src 'sha256-{digest}'\"" in self.html  # the one that may run
         if "figure" in self._open:
             self.figures[-1] += f"{data} "
 
@@ -106,6 +122,12 @@ def test_the_page_of_a_real_run(toy_run: Path, toy_data: Path, tmp_path: Path) -
     page = page_of(tmp_path / "page.html")
     assert len(page.cards) == len(page.images) == 6
     assert page.html.count("<svg") == page.html.count('role="img" aria-label="') == 3
+    assert [row["name"] for row in page.rows] == list(found.captions)
+    ciders = score_pictures(found, examples)
+    for row in page.rows:
+        assert row["said"] == found.captions[row["name"]].text
+        assert row["cider"] == pytest.approx(ciders[row["name"]], abs=1e-4)
+        assert sum(times for _, times in row["references"]) == 3
     for example in examples:
         assert any(example.id in card for card in page.cards) == (example.split == "val")
     for name, caption in found.captions.items():
@@ -201,9 +223,12 @@ def test_what_people_and_models_write_is_escaped(val: list[Example], tmp_path: P
     failures = [Failure(f"{evil}/a.png", f"{evil} cannot be read")]
     write_gallery(evaluation_of(said, examples, failures), examples, tmp_path / "page.html", title=evil)
     page = page_of(tmp_path / "page.html")  # refuses elements and attributes that could run
+    assert {row["said"] for row in page.rows} == {evil}
+    assert page.html.count("<script") == page.html.count("</script") == 2
     assert evil in next(image["alt"] or "" for image in page.images if "alert" in (image["alt"] or ""))
     assert "{{ 7 * 7 }}" in page.html
     assert "&lt;script&gt;" in page.html
+    assert "<noscript>" in page.html
 
 
 def test_a_name_with_half_a_character_is_written(val: list[Example], tmp_path: Path) -> None:
@@ -224,6 +249,7 @@ def test_pictures_without_a_caption_or_a_file_are_told(val: list[Example], tmp_p
     assert "gone.png does not exist" in page.html
     assert sum("gone.png does not exist" in card for card in page.cards) == 1
     assert (len(page.cards), len(page.images)) == (3, 2)
+    assert ["error" in row for row in page.rows] == [True, False, False]
 
 
 def test_pictures_stand_upright(val: list[Example], tmp_path: Path) -> None:
@@ -272,4 +298,44 @@ def test_what_cannot_be_done_is_said(
             patch.setitem(sys.modules, module, None)
             with pytest.raises(BackendError, match=r"pip install 'showtell\[report\]'"):
                 write_gallery(mixed, val, tmp_path / "page.html", title="toy")
-    assert not (tmp_path / "page.html").exists()
+    assert not list(tmp_path.iterdir())
+
+
+# captions that nobody scored
+
+
+def test_captions_have_a_page(val: list[Example], tmp_path: Path) -> None:
+    said: list[Caption | Failure] = [
+        Caption(Path(str(example.image)).name, f"a {number % 4}", -2.0, ("a", "x"), (-1.0, -0.5))
+        for number, example in enumerate(val)
+    ]
+    said.insert(3, Failure("gone.png", "gone.png does not exist"))
+    folder = Path(str(val[0].image)).parent
+    write_captions(iter(said), tmp_path / "page.html", title="captions.jsonl", pictures=[tmp_path, folder])
+    page = page_of(tmp_path / "page.html")
+    assert [row["name"] for row in page.rows] == [one.image for one in said if isinstance(one, Caption)]
+    assert all(row["picture"] and row["sure"] == pytest.approx(np.exp(-2 / 3), abs=1e-3) for row in page.rows)
+    assert not any("cider" in row or "maps" in row for row in page.rows)
+    assert "4 distinct sentences of 24 pictures." in page.html
+    assert "<b>1</b><span>that could not be read</span>" in page.html
+    assert "gone.png does not exist</td>" in page.html
+    assert "CIDEr-D<small>" not in page.html
+
+
+def test_of_many_captions_the_same_few_are_drawn_in_order(val: list[Example], tmp_path: Path) -> None:
+    said = [Caption(f"{number}.png", f"a {number}", -1.0, (), ()) for number in range(400)]
+    drawn = []
+    for name in ("one", "two"):
+        write_captions(said, tmp_path / name, title="toy", most=40)
+        page = page_of(tmp_path / name)
+        drawn.append([int(row["name"].removesuffix(".png")) for row in page.rows])
+        assert "40 of the 400 pictures" in page.html
+        assert "400 distinct sentences of 400 pictures" in page.html
+    assert drawn[0] == drawn[1] == sorted(drawn[0])
+    assert len(drawn[0]) == 40
+    assert drawn[0][0] < 100 < 300 < drawn[0][-1]
+
+
+def test_a_page_of_no_captions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"toy holds no caption; give what showtell batch"):
+        write_captions([Failure("a.png", "a.png is empty")], tmp_path / "page.html", title="toy")

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from showtell.errors import BackendError, DataError
+from showtell.errors import DataError
 from showtell.images import Source
-from showtell.jobs import metadata as module
 from showtell.jobs.alttext import AltText
-from showtell.jobs.metadata import Described, Metadata, WriteOptions, describe_pictures, replace_file, sidecar_of
+from showtell.jobs.fields import Described
+from showtell.jobs.metadata import Metadata, WriteOptions, describe_pictures, sidecar_of
 from showtell.records import Failure
 
 pytestmark = pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool")
@@ -228,47 +228,10 @@ def test_a_copy_that_shows_something_else_is_refused(
         other = tmp_path / f"other.{kind}"
         _noise().transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(other)
         content = other.read_bytes()
-        for method in ("_edit", "_edit_webp"):
-            monkeypatch.setattr(tool, method, lambda *_, content=content: content)
+        monkeypatch.setattr(tool, "_edit", lambda *_, content=content: content)
         with pytest.raises(DataError, match=r"more of .* than its metadata"):
             tool.write(path, TEXT, WriteOptions())
         assert path.read_bytes() == before
-
-
-def test_a_write_that_breaks_off_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("before")
-    monkeypatch.setattr(module.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
-        replace_file(path, b"after")
-    assert path.read_text() == "before"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_an_exiftool_that_dies_or_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _make(tmp_path, "jpg")
-    with Metadata() as metadata:
-        assert metadata.read(path) == Described()
-        process = metadata._tool._process
-        assert process is not None
-        process.kill()
-        process.wait()
-        with pytest.raises(DataError, match="exiftool stopped at"):
-            metadata.read(path)
-        assert metadata.read(path) == Described()
-        monkeypatch.setattr(module, "_SECONDS", 0.0)
-        with pytest.raises(DataError, match="did not finish in 0 seconds"):
-            metadata.read(path)
-        monkeypatch.undo()
-        assert metadata.read(path) == Described()
-        folder = metadata._folder
-    assert not folder.exists()
-
-
-def test_without_exiftool_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
-    with pytest.raises(BackendError, match=r"apt install libimage-exiftool-perl.*brew install exiftool"):
-        Metadata()
 
 
 def test_hostile_files_are_described_or_left_as_they_are(shared_data: Path, tmp_path: Path, tool: Metadata) -> None:

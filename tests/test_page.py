@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
+from showtell.cli.report import report
+
 pytest.importorskip("uvicorn", reason="needs the extra 'web'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
@@ -73,16 +72,10 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def attending(toy_run: Path) -> Iterator[str]:
-    yield from serve("--model", str(toy_run / "bundle"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def of_run(toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    run = Path(shutil.copytree(toy_run, tmp_path_factory.mktemp("served") / "run"))
+    report(run, resamples=0)
+    yield from serve("--run", str(run))
 
 
 @pytest.fixture
@@ -175,8 +168,9 @@ def test_the_text_is_spoken_edited_and_kept_with_the_picture(page: Any, address:
     assert text_of(page).lower() == f"{other}."
 
 
-def test_words_show_where_the_model_looked(page: Any, attending: str, toy_data: Path) -> None:
-    page.goto(attending)
+@pytest.mark.parametrize("attends", [True, False])
+def test_words_show_where_they_come_from(attends: bool, page: Any, address: str, of_run: str, toy_data: Path) -> None:
+    page.goto(of_run if attends else address)
     page.set_input_files("#files", str(toy_data / "images" / "red_circle.png"))
     wait_for_cards(page, 1)
     inked = (
@@ -210,7 +204,7 @@ def test_everything_is_reached_by_keyboard(page: Any, address: str) -> None:
     wait_for_cards(page, 1)
     text_of(page)
     reached = []
-    for _ in range(14):
+    for _ in range(30):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
@@ -224,6 +218,26 @@ def test_everything_is_reached_by_keyboard(page: Any, address: str) -> None:
     page.keyboard.press("Enter")
     assert page.locator(".card").count() == 0
     assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_run_has_a_view_of_its_scores(page: Any, of_run: str, address: str) -> None:
+    page.goto(address)
+    playwright.expect(page.locator("#model")).to_contain_text("Model default")
+    assert not page.locator("#views").is_visible()
+    page.goto(of_run)
+    page.click("#views >> text=Scores")
+    assert not page.locator("#drop").is_visible()
+    frame = page.frame_locator("iframe")
+    playwright.expect(frame.locator("h1")).to_have_text("run")
+    assert frame.locator("svg").count() == 3  # losses, scores and their spread
+    playwright.expect(frame.locator("#count")).to_have_text("6 of 6 pictures")
+    frame.locator("#order").select_option("worst")
+    first, last = (frame.locator("#sheet .about b").nth(2 * place).inner_text() for place in (0, 5))
+    assert float(first) <= float(last)
+    page.go_back()
+    assert page.locator("#drop").is_visible()
+    page.goto(f"{of_run}#scores")
+    playwright.expect(page.frame_locator("iframe").locator("h1")).to_have_text("run")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

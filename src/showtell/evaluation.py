@@ -45,9 +45,13 @@ def evaluate(
     *,
     options: SearchOptions | None = None,
     scoring: ScoreOptions | None = None,
+    maps: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluation:
     """Scores a captioner on the examples of one split.
+
+    Args:
+        maps: Find out where in its picture each word comes from, as `Captioner.caption`.
 
     Raises:
         DataError: The split has no example, or none of its pictures can be read.
@@ -57,7 +61,8 @@ def evaluate(
     captions: dict[str, Caption] = {}
     failures: list[Failure] = []
     paths = [str(example.image) for example in chosen.values()]
-    for number, (name, result) in enumerate(zip(chosen, captioner.caption_stream(paths, options), strict=True), 1):
+    said = captioner.caption_stream(paths, options, maps=maps)
+    for number, (name, result) in enumerate(zip(chosen, said, strict=True), 1):
         if isinstance(result, Failure):
             failures.append(result)
         else:

@@ -39,7 +39,8 @@ def occlusion_maps(
     falls_TL = np.maximum(whole_T - _follow(model, occluded_CLD, tokens), 0)
     sums_T1 = falls_TL.sum(1, keepdims=True)
     shares_TL = np.divide(falls_TL, sums_T1, out=np.full_like(falls_TL, 1 / cells), where=sums_T1 > 0)
-    return shares_TL.reshape(-1, rows, columns).astype(np.float32)
+    maps_TRC: NDArray[np.float32] = shares_TL.reshape(-1, rows, columns).astype(np.float32)
+    return maps_TRC
 
 
 def _windows(rows: int, columns: int) -> NDArray[np.bool_]:

@@ -15,8 +15,9 @@ import typer
 if TYPE_CHECKING:
     from showtell.images import Source
     from showtell.jobs.alttext import AltText, Describer, Wording
-    from showtell.jobs.markup import Page, PageOptions
+    from showtell.jobs.markup import Page
     from showtell.jobs.metadata import Outcome, WriteOptions
+    from showtell.jobs.slots import PageOptions
     from showtell.records import Failure
 
 _INTO = ("pages", "pictures", "sidecars")
@@ -71,8 +72,8 @@ def alt(
     """
     from showtell.errors import ConfigError
     from showtell.jobs.alttext import Wording
-    from showtell.jobs.markup import PageOptions
     from showtell.jobs.metadata import WriteOptions
+    from showtell.jobs.slots import PageOptions
 
     changes = {"min_confidence": min_confidence, "max_length": max_length}
     wording = Wording(mark=mark, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from showtell.cli import alt as alt_command
 from showtell.cli import batch as batch_command
 from showtell.cli import data as data_commands
 from showtell.cli import regions as region_commands
+from showtell.cli import report as report_command
 from showtell.cli import search as search_commands
 from showtell.cli import serve as serve_command
 from showtell.cli import tune as tune_command
@@ -217,6 +218,7 @@ app.command()(region_commands.regions)
 app.command()(region_commands.ground)
 app.command()(search_commands.index)
 app.command()(search_commands.search)
+app.command()(report_command.report)
 
 
 @app.command()
@@ -294,41 +296,6 @@ def _evaluate_alignment(bundle: Bundle, sources: Sources, split: str, as_json: b
         print(f"{len(found.images):,} pictures, {len(found.captions):,} captions, split {split}")
         for name, value in scores.items():
             print(f"{name:<26} {value:8.4f}")
-    _tell_failures(found.failures)
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="The directory of a training run.")],
-    out: Annotated[Path | None, typer.Option("--out", help="The page. [default: RUN/report.html]")] = None,
-    each: Annotated[int, typer.Option("--each", min=1, help="Pictures in each gallery.")] = 12,
-    beam: Beam = None,
-    resamples: Resamples = 1000,
-    as_json: Json = False,
-) -> None:
-    """Write a page about a run: scores, curves, good, median and worst captions of `val`.
-
-    Example: showtell report runs/aerial --out aerial.html
-    """
-    from showtell.captioner import Captioner
-    from showtell.cli.progress import reporting
-    from showtell.evaluation import evaluate as run_evaluation
-    from showtell.learn import require_training_stack
-
-    require_training_stack()
-    from showtell.learn.run import read_val
-    from showtell.metrics import ScoreOptions
-    from showtell.report.gallery import write_gallery
-
-    val = read_val(run)
-    captioner = Captioner.load(run / "bundle")
-    options = captioner.options(**({"beam": beam} if beam is not None else {}))
-    with reporting() as progress:
-        scoring = ScoreOptions(resamples=resamples)
-        found = run_evaluation(captioner, val, "val", options=options, scoring=scoring, progress=progress)
-    page = out or run / "report.html"
-    write_gallery(found, val, page, title=run.resolve().name, metrics=run / "metrics.csv", each=each)
-    print(json.dumps({"page": str(page), "scores": found.scores.to_json()}) if as_json else page)
     _tell_failures(found.failures)
 
 

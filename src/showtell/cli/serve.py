@@ -19,8 +19,16 @@ def serve(
     ),
     port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any that is free.")] = 8000,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A bundle: an embedded one's name, a directory or a zip.")
-    ] = "default",
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A bundle: an embedded one's name, a directory or a zip. [default: RUN/bundle or default]",
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="A training run, whose curves and scores the page shows.")
+    ] = None,
     index: Annotated[
         Path | None, typer.Option("--index", help="An index of pictures to search.", metavar="DIR")
     ] = None,
@@ -52,9 +60,13 @@ def serve(
     key = os.environ.get(_KEY)
     if key is not None and not key.strip():
         raise ConfigError(f"{_KEY} is empty, which would let everybody in; give it a key, or unset it")
+    report = None if run is None else _find_report(run)
+    model = model or ("default" if run is None else str(run / "bundle"))
     limits = ServiceLimits(queue=queue, files=min(queue, ServiceLimits.files))
     with _listen(host, port) as listening:
-        service = Service.load(model, index=index, index_model=index_model, threads=threads, limits=limits)
+        service = Service.load(
+            model, index=index, index_model=index_model, threads=threads, limits=limits, report=report
+        )
         app = create_app(service, key=key, hosts=loopback_names(host))
         if key is None and loopback_names(host) is None:
             print(f"showtell: whoever reaches {host} may use this service; {_KEY} sets a key", file=sys.stderr)
@@ -74,6 +86,15 @@ def serve(
             uvicorn.Server(settings).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn raises it again when everything that was accepted is answered
             print("showtell: stopped", file=sys.stderr)
+
+
+def _find_report(run: Path) -> Path:
+    from showtell.errors import DataError
+
+    report = run / "report.html"
+    if not report.is_file():
+        raise DataError(f"{run} has no report.html; write it first with: showtell report {run}")
+    return report
 
 
 def _listen(host: str, port: int) -> socket.socket:

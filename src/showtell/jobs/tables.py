@@ -1,4 +1,4 @@
-"""What was said of pictures -> a table in a file, row by row: JSON lines, CSV or Parquet.
+"""What was said of pictures -> a table in a file, row by row, and back: JSON lines, CSV or Parquet.
 
     captions.jsonl      {"image": "photos/a.jpg", "caption": "a dog", "logprob": -3.1, "words": […]} or
                         {"image": "photos/b.jpg", "error": "photos/b.jpg is empty (0 bytes); get the file again"}
@@ -13,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from showtell.errors import BackendError, ConfigError
+from showtell.datasets.native import read_lines
+from showtell.errors import BackendError, ConfigError, DataError
+from showtell.records import Caption, Failure
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
@@ -59,6 +62,21 @@ def write_table(path: Path, rows: Rows) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def read_table(path: Path) -> Iterator[Caption | Failure]:
+    """What a table says of each picture; of a table from elsewhere, what has no probability gets NaN.
+
+    Raises:
+        ConfigError: It is of no known format.
+        BackendError: pyarrow is missing.
+        DataError: It is missing or broken, or a row has neither caption nor error.
+    """
+    read = {".jsonl": read_lines, ".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
+    if read is None:
+        raise ConfigError(f"{path} is no table of captions; accepted are names that end in {', '.join(SUFFIXES)}")
+    for where, row in read(path):
+        yield _result(row, where)
 
 
 def plain(text: str) -> str:
@@ -115,3 +133,56 @@ def _words(said: dict[str, Any], part: str) -> list[Any] | None:
 def _settle(file: IO[Any]) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            for row in table:
+                yield f"{path}:{table.line_num}", {name: cell for name, cell in row.items() if cell and name}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unread(path, error) from error
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise BackendError(f"{path} is Parquet, which needs pyarrow; run: pip install 'showtell[parquet]'") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as table:
+            for group in table.iter_batches(_GROUP):
+                for row in group.to_pylist():
+                    number += 1
+                    words, logprobs = row.pop("words", None), row.pop("word_logprobs", None)
+                    if words and logprobs and len(words) == len(logprobs):
+                        row["words"] = [
+                            {"word": word, "logprob": value} for word, value in zip(words, logprobs, strict=True)
+                        ]
+                    yield f"{path}, row {number}", {name: cell for name, cell in row.items() if cell is not None}
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _unread(path, error) from error
+
+
+def _unread(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return DataError(f"cannot read {path} ({reason}); give a table that showtell batch has written")
+
+
+def _result(row: dict[str, Any], where: str) -> Caption | Failure:
+    image, caption, error = row.get("image"), row.get("caption"), row.get("error")
+    if not isinstance(image, str) or not isinstance(caption if error is None else error, str):
+        raise DataError(f'{where} lacks "image" or "caption"; give a table that showtell batch has written')
+    if error is not None:
+        return Failure(image, str(error))
+    try:
+        words = [(str(one["word"]), float(one["logprob"])) for one in row.get("words", ())]
+        logprob = float(row.get("logprob", math.nan))
+    except (KeyError, TypeError, ValueError) as broken:
+        raise DataError(
+            f'{where} has "words" or "logprob" that are no numbers; leave them out, or mend them'
+        ) from broken
+    return Caption(image, str(caption), logprob, tuple(word for word, _ in words), tuple(value for _, value in words))

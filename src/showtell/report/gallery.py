@@ -1,15 +1,17 @@
-"""An evaluated captioner -> one HTML page that needs nothing beside it: scores, curves, good, median, worst captions.
+"""Captions -> one HTML page that needs nothing beside it: all pictures, and what is said again and again.
 
-Pictures are ranked by the CIDEr-D of their captions, as the CIDEr of the whole set counts it. The page also shows what
-the mean hides: how the pictures' scores are spread, and which sentences are said again and again.
+Of an evaluated captioner it has scores and curves too, and good, median and worst captions. Pictures are ranked by the
+CIDEr-D of their captions, as the CIDEr of the whole set counts it.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from showtell.errors import DataError, ImageError
+from showtell.images import Preprocessing, shown_box
 from showtell.metrics import Cider, tokenise_ptb
-from showtell.records import Example, Scores
+from showtell.records import Caption, Example, Failure, Scores
 from showtell.report.curves import Drawing, curves_of
 from showtell.report.page import COLOUR, draw_svg, read_thumbnail, write_page
+from showtell.report.sheet import MOST, Seen, Shown, sheet_rows
 
 if TYPE_CHECKING:
     from showtell.evaluation import Evaluation
 
+Look = Callable[[Caption, str, int, int], Seen | None]
+
 _SENTENCES = 10  # rows of the table of sentences
+_FAILURES = 200  # and of that of failures
 _MOSTLY, _OFTEN = 0.5, 0.2  # shares of the pictures of which one sentence is said: it fails, it is odd
 _BINS = 30
 
@@ -49,6 +56,21 @@ _MEANINGS = {
     "CIDEr-differing": "CIDEr of the pictures whose references all differ",
     "ECE": "distance of the words' probabilities from how often they are right",
 }
+
+
+def unseen(caption: Caption, picture: str, width: int, height: int) -> Seen | None:
+    """Nothing: of these captions it is not known where their words are."""
+
+
+def look_by(preprocessing: Preprocessing) -> Look:
+    """The maps of captions that have them (`Caption.maps`), made by a model that sees pictures so."""
+
+    def look(caption: Caption, picture: str, width: int, height: int) -> Seen | None:
+        if caption.maps is None:
+            return None
+        return caption.words, caption.maps, shown_box(width, height, preprocessing)
+
+    return look
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,9 @@ def write_gallery(
     title: str,
     metrics: Path | None = None,
     each: int = 12,
+    look: Look = unseen,
+    most: int = MOST,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> None:
     """Writes the page of an evaluation.
 
@@ -106,6 +131,7 @@ def write_gallery(
         title: The page's heading.
         metrics: The metrics.csv of the run, for the learning curves.
         each: Pictures in each of the three galleries; fewer, where that would show one twice.
+        look, most: As `write_captions`.
 
     Raises:
         BackendError: matplotlib or Jinja2 is not installed.
@@ -117,9 +143,14 @@ def write_gallery(
     found = _captioned(evaluation, examples)
     ciders = score_pictures(evaluation, examples)
     sentences = rank_sentences({name: caption.text for name, caption in evaluation.captions.items()}, ciders)
+    cards = []
+    for name, caption in _drawn(evaluation.captions.items(), most):
+        example, picture = found[name], str(found[name].image)
+        cards.append(Shown(name, caption, picture, ciders[name], _counted(example), partial(look, caption, picture)))
     write_page(
         path,
         "gallery.html",
+        script="sheet.js",
         title=title,
         scores=evaluation.scores,
         meanings=_MEANINGS,
@@ -129,9 +160,93 @@ def write_gallery(
         histogram=_histogram(np.array(list(ciders.values()))),
         sentences=sentences[:_SENTENCES],
         distinct=len(sentences),
+        count=len(ciders),
         galleries=_galleries(evaluation, found, ciders, each),
+        rows=sheet_rows(cards, lambda done: progress("making pictures small", done, len(cards))),
+        shown=len(cards),
         failures=evaluation.failures,
+        failed=len(evaluation.failures),
     )
+
+
+def write_captions(
+    captions: Iterable[Caption | Failure],
+    path: str | Path,
+    *,
+    title: str,
+    pictures: Sequence[Path] = (),
+    look: Look = unseen,
+    most: int = MOST,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> None:
+    """Writes the page of captions that nobody scored, however many there are.
+
+    Args:
+        pictures: Folders in which pictures are that are not where their names say.
+        look: Tells where in a picture, of a width and a height, the words of its caption are.
+        most: Pictures to show; of more, these are drawn by chance, but the same each time.
+
+    Raises:
+        BackendError: Jinja2 is not installed.
+        DataError: There is no caption, or the file cannot be written.
+    """
+    said: Counter[str] = Counter()
+    failures: list[Failure] = []
+    failed = 0
+
+    def captioned() -> Iterator[tuple[str, Caption]]:
+        nonlocal failed
+        for one in captions:
+            if isinstance(one, Caption):
+                said[one.text] += 1
+                yield one.image, one
+            else:
+                failed += 1
+                if failed <= _FAILURES:
+                    failures.append(one)
+
+    kept = _drawn(captioned(), most)
+    count = said.total()
+    if not count:
+        raise DataError(f"{title} holds no caption; give what showtell batch or caption --json has written")
+    sentences = [Sentence(text, times, times / count, 0.0) for text, times in said.most_common(_SENTENCES)]
+    cards = []
+    for name, caption in kept:
+        picture = find_picture(name, pictures)
+        cards.append(Shown(name, caption, picture, look=partial(look, caption, picture)))
+    tiles = [("pictures", f"{count:,}"), ("that could not be read", f"{failed:,}")]
+    write_page(
+        path,
+        "gallery.html",
+        script="sheet.js",
+        title=title,
+        tiles=[*tiles, *_repeats(len(said), sentences[0])],
+        sentences=sentences,
+        distinct=len(said),
+        count=count,
+        rows=sheet_rows(cards, lambda done: progress("making pictures small", done, len(cards))),
+        shown=len(cards),
+        failures=failures,
+        failed=failed,
+    )
+
+
+def find_picture(name: str, folders: Sequence[Path]) -> str:
+    """The path of a picture: its name, or what that is in the first of the folders that has it."""
+    if not Path(name).exists():
+        for folder in folders:
+            for path in (folder / name, folder / Path(name).name):
+                if path.exists():
+                    return str(path)
+    return name
+
+
+def _drawn(captions: Iterable[tuple[str, Caption]], most: int) -> list[tuple[str, Caption]]:
+    """At most so many of them, in their order; which does not change from run to run."""
+    ranked = (
+        (zlib.crc32(name.encode("utf-8", "replace")), place, name, one) for place, (name, one) in enumerate(captions)
+    )
+    return [(name, one) for _, place, name, one in sorted(nsmallest(most, ranked), key=lambda row: row[1])]
 
 
 def score_pictures(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, float]:
@@ -199,9 +314,16 @@ def _tiles(scores: Scores, sentences: Sequence[Sentence]) -> list[tuple[str, str
     tiles += [("beam", str(scores.beam))] if scores.beam else []
     return [
         *tiles,
-        ("distinct sentences", f"{len(sentences):,}"),
-        ("share of the commonest sentence", f"{sentences[0].share:.1%}"),
+        *_repeats(len(sentences), sentences[0]),
     ]
+
+
+def _repeats(distinct: int, commonest: Sentence) -> list[tuple[str, str]]:
+    return [("distinct sentences", f"{distinct:,}"), ("share of the commonest sentence", f"{commonest.share:.1%}")]
+
+
+def _counted(example: Example) -> list[tuple[str, int]]:
+    return Counter(example.references).most_common()
 
 
 def _verdict(scores: Scores, commonest: Sentence) -> tuple[str, str]:
@@ -255,4 +377,4 @@ def _card(name: str, evaluation: Evaluation, example: Example, cider: float) -> 
         jpeg = read_thumbnail(str(example.image))
     except ImageError as unreadable:
         error = str(unreadable)
-    return Card(name, evaluation.captions[name].text, cider, Counter(example.references).most_common(), jpeg, error)
+    return Card(name, evaluation.captions[name].text, cider, _counted(example), jpeg, error)

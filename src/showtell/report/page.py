@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,11 @@ def plain(text: str) -> str:
     return text.replace("$", "＄")[:24]
 
 
-def write_page(path: str | Path, template: str, **values: Any) -> None:
-    """Writes a page; what it is given is escaped, save where the template says otherwise.
+def write_page(path: str | Path, template: str, *, script: str | None = None, **values: Any) -> None:
+    """Writes a page, as a whole or not at all; what it is given is escaped, save where the template says otherwise.
+
+    Args:
+        script: A template's file that is to run in the page; the template gets its text and, for its policy, its hash.
 
     Raises:
         BackendError: Jinja2 is not installed.
@@ -77,8 +82,18 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
         raise BackendError("the page needs Jinja2 and matplotlib; run: pip install 'showtell[report]'") from error
     templates = files("showtell.report") / "templates"
     loader = FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
-    html = Environment(autoescape=True, loader=loader).get_template(template).render(values)
+    if script is not None:
+        text = (templates / script).read_text("utf-8")
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        values |= {"script": text, "script_hash": f"sha256-{digest}"}
+    pieces = Environment(autoescape=True, loader=loader).get_template(template).generate(values)
+    partial = Path(f"{path}.tmp")
     try:
-        Path(path).write_text(html, "utf-8", "replace")  # names of files may hold halves of characters
+        with partial.open("w", encoding="utf-8", errors="replace") as file:  # names may hold halves of characters
+            file.writelines(pieces)
+        partial.replace(path)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

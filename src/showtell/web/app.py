@@ -9,6 +9,7 @@ address, and no other site may read an answer (no CORS).
 
 import asyncio
 import math
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -38,6 +39,7 @@ _PAGE_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'"
 )
+_REPORT_POLICY = "sandbox allow-scripts; frame-ancestors 'self'"
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
     "schema": {
@@ -80,6 +82,9 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
     install_problems(app)
     app.add_middleware(Guard, service=service, key=key, hosts=hosts)
 
+    # Whoever has the key is told this address: a frame cannot send a header.
+    report = None if service.report is None else f"/reports/{secrets.token_urlsafe(18)}"
+
     async def answer(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
         return await _attend(request, work, limits.seconds)
 
@@ -101,11 +106,14 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
         service.batcher.check_room()
         async with intake.receive(request) as uploads:
             said = await answer(request, _caption(service, uploads, CaptionTask(options, maps)))
-        failures = [one for one in said if isinstance(one, Failure)]
-        if len(failures) == len(said):
-            more = {"results": [one.to_json() for one in failures]} if len(said) > 1 else {}
-            raise Problem("picture-not-accepted", failures[0].error, more=more)
-        return JSONResponse({"model": service.manifest.name, "results": [_caption_json(one, maps) for one in said]})
+            failures = [one for one in said if isinstance(one, Failure)]
+            if len(failures) == len(said):
+                more = {"results": [one.to_json() for one in failures]} if len(said) > 1 else {}
+                raise Problem("picture-not-accepted", failures[0].error, more=more)
+            results = [_caption_json(one) for one in said]
+            if maps:
+                await _add_maps(service, uploads, said, results)
+        return JSONResponse({"model": service.manifest.name, "results": results})
 
     @app.post(
         "/v1/regions",
@@ -181,7 +189,18 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
 
     @app.get("/v1/models", response_model=Models, summary="What runs here, and its limits")
     async def models() -> Response:
-        return JSONResponse(_describe_models(service))
+        return JSONResponse({**_describe_models(service), "report": report})
+
+    if service.report is not None and report is not None:
+        page_of_run = service.report
+
+        @app.get(report, include_in_schema=False)
+        async def scores() -> Response:
+            if not page_of_run.is_file():
+                raise Problem("not-found", f"{page_of_run} is gone; write it again with: showtell report")
+            return FileResponse(
+                page_of_run, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY}
+            )
 
     @app.get("/healthz", response_model=Status, summary="Whether the process works")
     async def health() -> Response:
@@ -238,6 +257,17 @@ async def _caption(service: Service, uploads: Sequence[Upload], task: CaptionTas
             raise result
         said.append(result)
     return said
+
+
+async def _add_maps(
+    service: Service, uploads: Sequence[Upload], said: Sequence[Caption | Failure], results: list[dict[str, Any]]
+) -> None:
+    loop = asyncio.get_running_loop()
+    for upload, one, result in zip(uploads, said, results, strict=True):
+        if isinstance(one, Caption):
+            result["maps"] = None if one.maps is None else np.round(one.maps.astype(np.float64), 5).tolist()
+            box = await loop.run_in_executor(service.readers, service.place_maps, upload.data, upload.name)
+            result["maps_box"] = box and [round(edge, 5) for edge in box]
 
 
 async def _describe(
@@ -338,15 +368,13 @@ def _need_index(service: Service) -> Catalogue:
 # Telling what was found
 
 
-def _caption_json(said: Caption | Failure, maps: bool) -> dict[str, Any]:
+def _caption_json(said: Caption | Failure) -> dict[str, Any]:
     content = said.to_json()
     if isinstance(said, Failure):
         return content
     content["probability"] = _probability(said.logprob)
     for told, other in zip(content.get("alternatives", ()), said.alternatives, strict=True):
         told["probability"] = _probability(other.logprob)
-    if maps:
-        content["maps"] = None if said.maps is None else np.round(said.maps.astype(np.float64), 5).tolist()
     return content
 
 

@@ -29,7 +29,11 @@ class CaptionResult(BaseModel):
     alternatives: list[Alternative] | None = Field(None, description="The next best captions, where top is above 1.")
     maps: list[list[list[float]]] | None = Field(
         None,
-        description="For each word its attention over the picture's grid, rows from the top; of models that attend.",
+        description="For each word a grid over the picture, rows from the top, which sums to 1: the model's attention, "
+        "or what hiding each part takes from the word.",
+    )
+    maps_box: tuple[float, float, float, float] | None = Field(
+        None, description="What the grids cover: x0, y0, x1, y1 in shares of width and height; null is all of it."
     )
     error: str | None = None
 
@@ -86,6 +90,7 @@ class Models(BaseModel):
     version: str
     models: list[Model]
     indexed: int | None = Field(description="Pictures that a search looks at; null without an index.")
+    report: str | None = Field(description="Where the page about the run is that made the model.")
     limits: dict[str, float]
 
 

@@ -22,7 +22,7 @@ from showtell.bundle import Bundle, Manifest, read_bundle
 from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import BundleError, ConfigError, ShowtellError
-from showtell.images import DEFAULT_LIMITS, MEBIBYTE, ImageLimits, read_image, read_pixels, read_sized
+from showtell.images import DEFAULT_LIMITS, MEBIBYTE, ImageLimits, read_image, read_pixels, read_sized, shown_box
 from showtell.proposals import check_boxes
 from showtell.records import Box, RegionCaption
 from showtell.regions import RegionCaptioner
@@ -73,7 +73,7 @@ class CaptionTask:
     """The key of pictures that are captioned together; their items are (name, pixels)."""
 
     options: SearchOptions
-    maps: bool = False
+    maps: bool
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ class Service:
     Args:
         bundle: The captioner's, for regions, whose networks are opened when they are first asked for; without it,
             there are none.
+        report: A page about the model that `showtell report` has written.
     """
 
     def __init__(
@@ -135,8 +136,9 @@ class Service:
         catalogue: Catalogue | None = None,
         limits: ServiceLimits | None = None,
         threads: int | None = None,
+        report: Path | None = None,
     ) -> None:
-        self.captioner, self.catalogue = captioner, catalogue
+        self.captioner, self.catalogue, self.report = captioner, catalogue, report
         self.limits = limits or ServiceLimits()
         self.metrics = Metrics()
         self._bundle, self._threads = bundle, threads
@@ -159,6 +161,7 @@ class Service:
         index_model: str | None = None,
         threads: int | None = None,
         limits: ServiceLimits | None = None,
+        report: Path | None = None,
     ) -> Service:
         """A service of a bundle, and of an index with its alignment model (by default the one that it names).
 
@@ -177,7 +180,7 @@ class Service:
             if not source:
                 raise ConfigError("name the alignment model of the index with --index-model: a bundle or its zip file")
             catalogue = Catalogue(pictures, Aligner.load(source, threads=threads))
-        return cls(captioner, bundle=bundle, catalogue=catalogue, limits=limits, threads=threads)
+        return cls(captioner, bundle=bundle, catalogue=catalogue, limits=limits, threads=threads, report=report)
 
     @property
     def manifest(self) -> Manifest:
@@ -205,6 +208,19 @@ class Service:
             ImageError: They are no picture, or one that is not accepted.
         """
         return read_pixels(data, self.manifest.preprocessing, limits=self.limits.pictures, name=name)
+
+    def place_maps(self, data: bytes, name: str) -> Box | None:
+        """What maps cover of the picture, in shares of its width and height; None: all of it. Call it in `readers`.
+
+        Raises:
+            ImageError: As `read_picture`.
+        """
+        preprocessing = self.manifest.preprocessing
+        if preprocessing.fit == "squash":
+            return None
+        _, (width, height) = read_sized(data, limits=self.limits.pictures, draft=1, name=name)
+        left, top, right, bottom = shown_box(width, height, preprocessing)
+        return left / width, top / height, right / width, bottom / height
 
     def read_example(self, data: bytes, name: str) -> Pixels:
         """The pixels that the index's model takes; as `read_picture`."""

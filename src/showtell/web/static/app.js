@@ -3,6 +3,7 @@ const $ = (selector, root = document) => root.querySelector(selector);
 const problem = $("#problem");
 const news = $("#news");
 let limits = { files: 16 };
+let report = null;
 let key = sessionStorage.getItem("showtell-key");
 
 class Refused extends Error {}
@@ -154,10 +155,10 @@ function write(card, result) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: word });
     button.title = `Where the model looked for “${word}”`;
     for (const begin of ["pointerenter", "focus", "click"]) {
-      button.addEventListener(begin, () => heat(card, result.maps[number]));
+      button.addEventListener(begin, () => heat(card, result.maps[number], result.maps_box));
     }
     for (const end of ["pointerleave", "blur"]) button.addEventListener(end, () => heat(card, null));
-    place.append(button);
+    place.append(button, " ");
   }
 }
 
@@ -169,7 +170,7 @@ function shown(card) {
   return { left: (width - across * scale) / 2, top: (height - down * scale) / 2, scale };
 }
 
-function heat(card, map) {
+function heat(card, map, covered) {
   const canvas = $("canvas", card.element);
   const context = canvas.getContext("2d");
   canvas.width = card.image.clientWidth;
@@ -186,7 +187,12 @@ function heat(card, map) {
   small.getContext("2d").putImageData(cells, 0, 0);
   const { left, top, scale } = shown(card);
   context.imageSmoothingQuality = "high";
-  context.drawImage(small, left, top, card.image.naturalWidth * scale, card.image.naturalHeight * scale);
+  const [width, height] = [card.image.naturalWidth * scale, card.image.naturalHeight * scale];
+  const [x0, y0, x1, y1] = covered ?? [0, 0, 1, 1];
+  context.beginPath();
+  context.rect(left, top, width, height);
+  context.clip();
+  context.drawImage(small, left + x0 * width, top + y0 * height, (x1 - x0) * width, (y1 - y0) * height);
 }
 
 // Parts of the picture
@@ -314,6 +320,20 @@ function paint(theme) {
   localStorage.setItem("showtell-theme", theme);
 }
 
+// The scores are a page of their own (showtell report), which is shown in a frame that can do nothing else.
+function view() {
+  const scores = report !== null && location.hash === "#scores";
+  $("#scores-view").hidden = !scores;
+  $("#pictures-view").hidden = scores;
+  for (const link of document.querySelectorAll("#views a")) {
+    if ((link.hash === "#scores") === scores) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (scores && !$("#scores-view").firstChild) {
+    $("#scores-view").append(Object.assign(document.createElement("iframe"), { title: "Scores of the model", src: report }));
+  }
+}
+
 async function begin() {
   try {
     const about = await (await ask("/v1/models")).json();
@@ -321,6 +341,9 @@ async function begin() {
     $("#model").textContent = `Model ${about.models[0].name}, showtell ${about.version}`;
     $("#search").hidden = about.indexed === null;
     $("#key").hidden = true;
+    report = about.report;
+    $("#views").hidden = report === null;
+    view();
   } catch (error) {
     tell(error);
   }
@@ -332,6 +355,7 @@ for (const picker of ["#files", "#camera"]) {
     event.target.value = "";
   });
 }
+window.addEventListener("hashchange", view);
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
 const drop = $("#drop");
 for (const kind of ["dragover", "dragleave", "drop"]) {
