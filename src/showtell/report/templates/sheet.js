@@ -106,7 +106,7 @@ function heat(row, stage, canvas, number) {
   const cells = small.getContext("2d").createImageData(across, down);
   for (let cell = 0; cell < across * down; cell++) {
     const strength = values[number * across * down + cell] / 255;
-    cells.data.set([255, 220 * strength, 60, 40 + 170 * strength], 4 * cell);
+    cells.data.set([255, 220 * strength, 60, 210 * strength], 4 * cell);
   }
   small.getContext("2d").putImageData(cells, 0, 0);
   const scale = Math.min(canvas.width / image.naturalWidth, canvas.height / image.naturalHeight);

@@ -182,7 +182,7 @@ function heat(card, map, covered) {
   const most = Math.max(...values) || 1;
   for (const [cell, value] of values.entries()) {
     const strength = value / most;
-    cells.data.set([255, 220 * strength, 60, 40 + 170 * strength], 4 * cell);
+    cells.data.set([255, 220 * strength, 60, 210 * strength], 4 * cell);
   }
   small.getContext("2d").putImageData(cells, 0, 0);
   const { left, top, scale } = shown(card);
