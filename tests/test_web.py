@@ -40,6 +40,7 @@ from showtell.web import app as web
 from showtell.web import require_web_stack, schemas
 from showtell.web.app import create_app
 from showtell.web.guard import loopback_names
+from showtell.web.protocol import HurriedProtocol
 from showtell.web.service import Catalogue, Service, ServiceLimits
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -440,7 +441,9 @@ class Running:
         self.port = self.socket.getsockname()[1]
         app = create_app(service, hosts=loopback_names("127.0.0.1"))
         self.server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="none", loop="asyncio", log_level="error", timeout_graceful_shutdown=30)
+            uvicorn.Config(
+                app, http=HurriedProtocol, ws="none", loop="asyncio", log_level="error", timeout_graceful_shutdown=30
+            )
         )
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
@@ -659,3 +662,26 @@ def test_the_command_serves_until_it_is_stopped() -> None:
             process.terminate()
             rest = process.stderr.read()
     assert "Traceback" not in rest
+
+
+def test_headers_must_come_in_time(
+    running: Callable[..., tuple[Running, Slow]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HurriedProtocol, "patience", 0.5)
+    server, slow = running()
+    slow.go.set()
+    silent, dripping = (socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(2))
+    with silent, dripping:
+        dripping.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+        assert silent.recv(1) == dripping.recv(1) == b""  # closed, and not by the time-out of the socket
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    for pause in (0.3, 0.3, 0.8, 0):  # between requests, a connection may rest longer
+        kept.request("GET", "/healthz")
+        assert kept.getresponse().read() == b'{"status":"ok"}'
+        time.sleep(pause)
+    slow.go.clear()
+    kept.request("POST", "/v1/captions", CAT.read_bytes(), {"Content-Type": "image/jpeg"})
+    time.sleep(0.8)  # an answer may take longer too
+    slow.go.set()
+    assert kept.getresponse().status == 200
+    kept.close()

@@ -61,13 +61,24 @@ class RegionCaptioner:
 
     Args:
         crops: Cut regions out and encode each by itself with an alignment model too: slower by far.
+        runtime: The captioner's networks, where they are open already.
     """
 
-    def __init__(self, bundle: Bundle, *, crops: bool = False, threads: int | None = None, lean: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        crops: bool = False,
+        threads: int | None = None,
+        lean: bool = False,
+        runtime: Runtime | None = None,
+    ) -> None:
         self.manifest, self.vocabulary = bundle.manifest, bundle.vocabulary
         aligns, writes = "wide" in bundle.graphs, "step" in bundle.graphs
         self.aligner = Aligner(bundle, threads=threads, lean=lean) if aligns else None
-        self.runtime = Runtime(bundle, threads=threads, lean=lean, encodes=not aligns) if writes else None
+        if runtime is None and writes:
+            runtime = Runtime(bundle, threads=threads, lean=lean, encodes=not aligns)
+        self.runtime = runtime
         self._crops = crops
 
     @classmethod

@@ -55,6 +55,7 @@ def serve(
 
     from showtell.web.app import create_app
     from showtell.web.guard import loopback_names
+    from showtell.web.protocol import HurriedProtocol
     from showtell.web.service import Service, ServiceLimits
 
     key = os.environ.get(_KEY)
@@ -72,7 +73,7 @@ def serve(
             print(f"showtell: whoever reaches {host} may use this service; {_KEY} sets a key", file=sys.stderr)
         settings = uvicorn.Config(
             app,
-            http="h11",
+            http=HurriedProtocol,
             ws="none",
             loop="asyncio",
             access_log=False,

@@ -123,8 +123,7 @@ class Service:
     """Models that answer many who ask at once.
 
     Args:
-        bundle: The captioner's, for regions, whose networks are opened when they are first asked for; without it,
-            there are none.
+        bundle: The captioner's, for regions; without it, there are none.
         report: A page about the model that `showtell report` has written.
     """
 
@@ -273,7 +272,7 @@ class Service:
             if self._describer is None:
                 if self._bundle is None:
                     raise BundleError("this service was made without the captioner's bundle and describes no regions")
-                self._describer = RegionCaptioner(self._bundle, threads=self._threads)
+                self._describer = RegionCaptioner(self._bundle, threads=self._threads, runtime=self.captioner.runtime)
             return self._describer.describe(
                 data, boxes=task.boxes, top=task.top, options=task.options, limits=self.limits.pictures
             )
