@@ -254,3 +254,27 @@ def test_axe_finds_no_violations(theme: str, width: int, page: Any, address: str
     found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa", "best-practice"]})
     assert [(one["id"], [node["target"] for node in one["nodes"]]) for one in found.response["violations"]] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_hostile_files_have_a_card_each_that_says_what_is_wrong(page: Any, address: str, shared_data: Path) -> None:
+    hostile = sorted(path for path in (shared_data / "hostile").rglob("*") if path.is_file() and path.stat().st_size)[
+        ::4
+    ]
+    statuses: list[int] = []
+    refused = 0
+    page.on("response", lambda response: statuses.append(response.status) if "/v1/" in response.url else None)
+    page.goto(address)
+    for start in range(0, len(hostile), 32):
+        group = hostile[start : start + 32]
+        page.set_input_files("#files", [str(path) for path in group])
+        wait_for_cards(page, len(group))
+        said = page.locator(".card .words").all_inner_texts()
+        assert len(said) == len(group)
+        assert all(said)
+        refused += page.locator(".card .words.problem").count()
+        page.evaluate("document.querySelector('#cards').replaceChildren()")
+    assert set(statuses) <= {200, 413, 422}
+    assert 0 < refused < len(hostile)
+    page.set_input_files("#files", str(CAT))
+    wait_for_cards(page, 1)
+    assert text_of(page)
