@@ -1,10 +1,13 @@
 # Two commands set everything up: `make demo` (captions the example photographs) and `make test` (the whole suite).
+# `make docs` builds the documentation into build/site.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench lint clean
+CODE = src tests bench docs/hooks docs/from-picture-to-caption.ipynb
+
+.PHONY: demo test docs bench lint clean
 
 demo: $(VENV)/.core
 	$(BIN)/showtell caption examples/*.jpg
@@ -12,9 +15,12 @@ demo: $(VENV)/.core
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest
 
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

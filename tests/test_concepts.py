@@ -191,6 +191,9 @@ def test_a_run_with_text_trains_to_a_bundle(toy_data: Path, toy_settings: Any, t
     bundle = train(config, examples, tmp_path / "run", text=text, progress=lambda what, done, total: told.append(what))
     captioner = Captioner.load(bundle)
     assert captioner.manifest.training["captions_without_pictures"] == 3
+    concepts = captioner.manifest.training["concepts"]
+    assert 2 < len(concepts) <= captioner.manifest.config["concepts"]["size"]
+    assert {"red", "square"} <= set(concepts) <= set(captioner.vocabulary.words)
     assert "purple" in captioner.vocabulary  # text adds words
     assert "secret" not in captioner.vocabulary  # but not that of the pictures kept for scoring
     assert captioner.manifest.memory == ("context",)

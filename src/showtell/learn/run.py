@@ -355,6 +355,8 @@ def write_description(run: Run, describe: dict[str, Any]) -> None:
         "captions": sum(len(example.references) for example in run.train),
         "captions_without_pictures": sum(len(example.references) for example in run.text),
     }
+    if run.concepts:
+        about["concepts"] = run.concepts
     if run.coverage is not None:
         name = Path(run.config.model.word_vectors).name
         about["word_vectors"] = {"file": name, "tuned": run.config.model.tune_words, **run.coverage.to_json()}
