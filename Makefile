@@ -13,7 +13,7 @@ demo: $(VENV)/.core
 	$(BIN)/showtell caption examples/*.jpg
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
