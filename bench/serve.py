@@ -3,8 +3,9 @@
 A server (`showtell serve`) in a process of its own, and as many clients as asked, each with one connection, which send
 one picture after the other. A client that is told to come back (503) waits `--pause` seconds first, which is far less
 than Retry-After asks for: that is how the overload is made, with clients beyond the places of the queue. The last
-column compares with the rate of `caption_stream` on the same bytes in this process, without a server, measured first.
-Memory is the server's own (RssAnon), at the start of each measurement, at its most, and at the end.
+column compares with the rate of `caption_stream` on the same bytes in this process, without a server, measured in turn
+with the server's, some seconds each, for what else the machine does changes from minute to minute. Memory is the
+server's own (RssAnon), at the start of each measurement, at its most, and at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
+from showtell.captioner import Captioner
+from showtell.decoding import SearchOptions
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+_TURN = 10.0  # seconds
 _START = "from showtell.cli.serve import serve; import sys; serve(port=0, model=sys.argv[1], queue=int(sys.argv[2]))"
 
 
@@ -46,13 +51,8 @@ def find_pictures(given: list[Path]) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-def measure_in_process(model: str, pictures: list[bytes], seconds: float, beam: int | None) -> float:
+def measure_in_process(captioner: Captioner, pictures: list[bytes], seconds: float, options: SearchOptions) -> float:
     """Pictures a second of `Captioner.caption_stream`."""
-    from showtell.captioner import Captioner
-
-    captioner = Captioner.load(model)
-    options = captioner.options(**({} if beam is None else {"beam": beam}))
-    captioner.caption(list(islice(cycle(pictures), 32)), options)
     begun = time.perf_counter()
     for done, _ in enumerate(captioner.caption_stream(cycle(pictures), options), 1):
         if done % 16 == 0 and time.perf_counter() - begun >= seconds:
@@ -84,9 +84,11 @@ def memory_of(process: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
-def load(process: int, port: int, pictures: list[bytes], clients: int, seconds: float, path: str, pause: float) -> Told:
-    """What so many clients were told for so long."""
-    told, lock, stop = Told(), threading.Lock(), threading.Event()
+def load(
+    told: Told, process: int, port: int, pictures: list[bytes], clients: int, seconds: float, path: str, pause: float
+) -> None:
+    """Adds what so many clients are told for so long."""
+    lock, stop = threading.Lock(), threading.Event()
 
     def ask(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -121,9 +123,8 @@ def load(process: int, port: int, pictures: list[bytes], clients: int, seconds: 
     stop.set()
     for thread in threads:
         thread.join()
-    told.seconds = time.perf_counter() - begun
+    told.seconds += time.perf_counter() - begun
     told.memory.append(memory_of(process))
-    return told
 
 
 def main() -> None:
@@ -138,17 +139,24 @@ def main() -> None:
     arguments = parser.parse_args()
 
     pictures = find_pictures(arguments.pictures)
-    batch_rate = measure_in_process(arguments.model, pictures, min(arguments.seconds, 20.0), arguments.beam)
+    captioner = Captioner.load(arguments.model)
+    options = captioner.options(**({} if arguments.beam is None else {"beam": arguments.beam}))
+    captioner.caption(list(islice(cycle(pictures), 32)), options)
     print(
         f"{arguments.model}, {len(pictures)} pictures, {arguments.seconds:g} s each, queue {arguments.queue}, "
-        f"{os.cpu_count()} cores; in process {batch_rate:.1f} captions/s"
+        f"{os.cpu_count()} cores"
     )
-    print("clients      /s  p50 ms  p99 ms  503   others  MiB at start  most   end  ratio", flush=True)
+    print("clients      /s  p50 ms  p99 ms  503   others  MiB at start  most   end  in process  ratio", flush=True)
     path = "/v1/captions" + ("" if arguments.beam is None else f"?beam={arguments.beam}")
     with serving(arguments.model, arguments.queue) as (process, port):
-        load(process, port, pictures, 32, min(arguments.seconds, 5.0), path, arguments.pause)  # first batches allocate
+        load(Told(), process, port, pictures, 32, min(arguments.seconds, 5.0), path, arguments.pause)  # it allocates
         for clients in map(int, arguments.clients.split(",")):
-            told = load(process, port, pictures, clients, arguments.seconds, path, arguments.pause)
+            told, rates = Told(), []
+            turns = max(1, round(arguments.seconds / _TURN))
+            for _ in range(turns):
+                rates.append(measure_in_process(captioner, pictures, _TURN / 2, options))
+                load(told, process, port, pictures, clients, arguments.seconds / turns, path, arguments.pause)
+            batch_rate = sum(rates) / turns
             asked, rate = sum(told.statuses.values()), told.statuses["200"] / told.seconds
             ordered = sorted(told.latencies) or [float("nan")]
             others = {status: count for status, count in told.statuses.items() if status not in ("200", "503")}
@@ -156,7 +164,7 @@ def main() -> None:
                 f"{clients:7}{rate:8.1f}{1000 * ordered[len(ordered) // 2]:8.0f}"
                 f"{1000 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]:8.0f}"
                 f"{told.statuses['503'] / asked:6.0%}{others or 'none'!s:>8}{told.memory[0]:14.1f}"
-                f"{max(told.memory):6.1f}{told.memory[-1]:6.1f}{rate / batch_rate:7.2f}",
+                f"{max(told.memory):6.1f}{told.memory[-1]:6.1f}{batch_rate:12.1f}{rate / batch_rate:7.2f}",
                 flush=True,
             )
 

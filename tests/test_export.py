@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from showtell.learn.config import ModelConfig, RunConfig  # noqa: E402
 from showtell.learn.decoders import build_decoder  # noqa: E402
 from showtell.learn.encoders import Encoder, build_encoder  # noqa: E402
 from showtell.learn.export import check_parity, export_bundle, halve  # noqa: E402
+from showtell.learn.quantise import quantise  # noqa: E402
 from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.validation import TorchStep  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
@@ -155,6 +157,56 @@ def test_halved_weights_seldom_change_a_caption(toy_run: Path, toy_data: Path) -
     paths = [str(example.image) for example in read_native(toy_data)]
     said = [[one.text for one in Captioner(bundle).caption(paths)] for bundle in (whole, half)]  # type: ignore[union-attr]
     assert np.mean([one == other for one, other in zip(*said, strict=True)]) >= 0.95
+
+
+def test_eight_bits_say_nearly_the_same_whatever_the_batch(made: Made) -> None:
+    _, _, bundle = made
+    pixels = pictures()
+    smaller = quantise(bundle, list(pixels), OPTIONS, least=300)
+    stored = {name: array for name, array in smaller.weights.items() if array.dtype == np.int8}
+    assert stored
+    assert sum(array.nbytes for array in smaller.weights.values()) < sum(
+        array.nbytes for array in bundle.weights.values()
+    )
+    for name, array in stored.items():
+        whole = bundle.weights[name.removesuffix(".int8")]
+        assert array.shape in (whole.shape, whole.shape[::-1])
+        assert abs(array).max() <= 63
+    (exact, rough), tokens_BT = map(Runtime, (bundle, smaller)), np.random.default_rng(2).integers(4, 34, (20, 6))
+    features = exact.encode(pixels)
+    said = []
+    for runtime, rows in ((exact, slice(None)), (rough, slice(None)), (rough, slice(3, 4))):
+        memory, state = runtime.start(features[rows])
+        logprobs = []
+        for tokens_B in tokens_BT[rows].T:
+            output = runtime.step(np.ascontiguousarray(tokens_B), memory, state)
+            state = output.state
+            logprobs.append(output.logprobs_NV)
+        said.append(np.stack(logprobs, 1))
+    whole_BTV, rough_BTV, alone_1TV = said
+    assert np.abs(np.exp(whole_BTV) - np.exp(rough_BTV)).mean() < 0.01
+    np.testing.assert_allclose(rough_BTV[3:4], alone_1TV, atol=1e-3)
+    halved = halve(smaller)
+    assert {array.dtype for array in halved.weights.values()} == {np.dtype(np.float16), np.dtype(np.int8)}
+    assert all(best[0].tokens for best in search(Runtime(halved), features, OPTIONS))
+
+
+@pytest.mark.parametrize("share", [0.0, 2.0])
+def test_eight_bits_are_kept_where_the_captions_are_as_good(
+    share: float, toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(toy_run, tmp_path / "run"))
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    config["model"]["int8"] = True
+    (copy / "config.json").write_text(json.dumps(config), "utf-8")
+    monkeypatch.setattr(run, "_KEPT", share)
+    monkeypatch.setattr(run, "quantise", partial(quantise, least=300))
+    bundle = read_bundle(run.export_run(copy, tmp_path / "bundle"))
+    told = bundle.manifest.training["int8"]
+    assert told["kept"] == (share == 0) == any(array.dtype == np.int8 for array in bundle.weights.values())
+    assert bundle.manifest.scores["metrics"]["CIDEr"] == pytest.approx(
+        told["CIDEr" if told["kept"] else "CIDEr in float"], abs=1e-5
+    )
 
 
 def test_a_halved_bundle_is_half_the_size(toy_run: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _view_weights(data: bytes) -> dict[str, NDArray[Any]]:
     for name, entry in header.items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            kind = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+            kind = {"F32": np.float32, "F16": np.float16, "I8": np.int8}[entry["dtype"]]
             flat = np.frombuffer(memoryview(data)[8 + length + begin : 8 + length + end], kind)
             weights[name] = flat.reshape(entry["shape"])
     return weights

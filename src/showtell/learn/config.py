@@ -71,6 +71,7 @@ class ModelConfig:
     attention: Positive = 256  # width of the attention's keys and queries
     dropout: Share = 0.5  # on word vectors and before the output layer
     half: bool = False  # store the bundle's weights as float16
+    int8: bool = False  # the decoder's large matrices in eight bits, where CIDEr on val stays (learn/quantise.py)
 
     def __post_init__(self) -> None:
         for wrong, sentence in (

@@ -136,7 +136,7 @@ def _export_encoder(encoder: Encoder, size: int) -> tuple[bytes, dict[str, NDArr
 def _split(model: Any) -> tuple[bytes, dict[str, NDArray[np.float32]]]:
     """(a graph without its large initialisers, those by name)."""
     taken = {
-        initialiser.name: _take_out(initialiser)
+        initialiser.name: take_out(initialiser)
         for initialiser in model.graph.initializer
         if len(initialiser.raw_data) >= _EXTERNAL_BYTES and initialiser.data_type == onnx.TensorProto.FLOAT
     }
@@ -218,12 +218,19 @@ def _step_gap(
 
 
 def halve(bundle: Bundle) -> Bundle:
-    """The same bundle with its weights rounded to float16, half the size on disk; each is cast back where it is used.
+    """The same bundle with its float32 weights in float16, half the size on disk; each is cast back where it is used.
 
     ONNX Runtime casts them once, when it opens the graph, unless it is told not to optimise.
     """
     graphs = {graph: _cast_back(data) for graph, data in bundle.graphs.items()}
-    weights = {f"{name}{_HALF}": array.astype(np.float16) for name, array in bundle.weights.items()}
+    weights = {
+        **{name: array for name, array in bundle.weights.items() if array.dtype != np.float32},
+        **{
+            f"{name}{_HALF}": array.astype(np.float16)
+            for name, array in bundle.weights.items()
+            if array.dtype == np.float32
+        },
+    }
     return Bundle(bundle.manifest, bundle.vocabulary, graphs, weights, bundle.card)
 
 
@@ -232,7 +239,8 @@ def _cast_back(graph: bytes) -> bytes:
     model = onnx.load_model_from_string(graph)
     casts = []
     for initialiser in model.graph.initializer:
-        if initialiser.data_location == onnx.TensorProto.EXTERNAL:
+        external = initialiser.data_location == onnx.TensorProto.EXTERNAL
+        if external and initialiser.data_type == onnx.TensorProto.FLOAT:
             name = initialiser.name
             initialiser.name = name + _HALF
             initialiser.data_type = onnx.TensorProto.FLOAT16
@@ -302,7 +310,7 @@ def _export(module: nn.Module, inputs: Any, input_names: list[str], output_names
     return model
 
 
-def _take_out(initialiser: Any) -> NDArray[np.float32]:
+def take_out(initialiser: Any) -> NDArray[Any]:
     """The numbers of an initialiser, which from now on names them as external data."""
     array = onnx.numpy_helper.to_array(initialiser).copy()
     initialiser.ClearField("raw_data")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from showtell.bundle import write_bundle
+from showtell.bundle import Bundle, write_bundle
 from showtell.captioner import Captioner
 from showtell.errors import ConfigError, DataError, ImageError, TrainingError
 from showtell.evaluation import evaluate
@@ -37,6 +37,7 @@ from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
 from showtell.learn.phases import Material, plan_phases
 from showtell.learn.progress import Progress, silent
+from showtell.learn.quantise import quantise
 from showtell.learn.steps import Decoder
 from showtell.learn.training import (
     Loop,
@@ -47,12 +48,14 @@ from showtell.learn.training import (
     unwatched,
 )
 from showtell.learn.validation import search_options
-from showtell.records import Example
+from showtell.records import Example, Scores
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
 from showtell.text import Vocabulary, tokenise
 
 _PARITY_PICTURES = 200  # of val, on which the export is compared with PyTorch
+_RANGED = 64  # of these, on which the ranges of eight bits are found
+_KEPT = 0.995  # of the CIDEr, which eight bits must leave
 
 
 @dataclass
@@ -416,11 +419,21 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     bundle = export_bundle(encoder, decoder, vocabulary, directory.resolve().name)
     progress("comparing with PyTorch", 1, 3)
     options = search_options(config.train)
-    parity = check_parity(bundle, encoder, decoder, readable_pixels(val, encoder), options)
-    if config.model.half:
-        bundle = halve(bundle)
+    pixels = readable_pixels(val, encoder)
+    parity = check_parity(bundle, encoder, decoder, pixels, options)
     progress("exporting", 3, 3)
-    scores = evaluate(Captioner(bundle), val, "val", options=options, progress=progress).scores
+
+    def finish(bundle: Bundle) -> tuple[Bundle, Scores]:
+        bundle = halve(bundle) if config.model.half else bundle
+        return bundle, evaluate(Captioner(bundle), val, "val", options=options, progress=progress).scores
+
+    exported = bundle
+    bundle, scores = finish(exported)
+    if config.model.int8:
+        smaller, after = finish(quantise(exported, pixels[:_RANGED], options))
+        kept = after.metrics["CIDEr"] >= _KEPT * scores.metrics["CIDEr"]
+        training["int8"] = {"kept": kept, "CIDEr": after.metrics["CIDEr"], "CIDEr in float": scores.metrics["CIDEr"]}
+        bundle, scores = (smaller, after) if kept else (bundle, scores)
     manifest = replace(
         bundle.manifest,
         search={"beam": options.beam, "length_penalty": options.length_penalty},
