@@ -94,7 +94,7 @@ def test_a_peer_is_held_against_its_neighbouring_turns(peers: ModuleType) -> Non
             self.rates = iter(rates)
 
         def turn(self, work: str, seconds: float) -> dict[str, float]:
-            return {"pictures": next(self.rates), "seconds": 1.0, "peak": 1.0, "words": 12.0}
+            return {"pictures": next(self.rates), "seconds": 1.0, "peak": 1.0, "words": 12.0, "others": 0.0}
 
     servers: dict[str, Any] = {
         "showtell": Server([100, 60, 40, 30, 50, 70]),
@@ -105,6 +105,18 @@ def test_a_peer_is_held_against_its_neighbouring_turns(peers: ModuleType) -> Non
     peers.measure_rates(found, servers, 2, 1.0)
     assert found["blip"].ratios == [160, 120]  # in the second round after git
     assert found["git"].ratios == [50, 40]
+
+
+def test_a_disturbed_turn_is_taken_again(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, busy = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), iter([10.0, 12.0, 12.0, 13.0, 13.0, 14.5])
+    monkeypatch.setattr(peers, "wait_for_quiet", lambda: None)
+    monkeypatch.setattr(peers, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(clock))
+    turns = iter([{"cpu": 1.0, "turn": 1.0}, {"cpu": 0.8, "turn": 2.0}, {"cpu": 1.0, "turn": 3.0}])
+    took = peers.undisturbed(lambda: next(turns))
+    assert took["turn"] == 2
+    assert took["others"] == pytest.approx(0.2)
+    assert next(turns, None) is None
 
 
 @pytest.mark.parametrize(("faster", "met"), [(150.0, True), (149.9, False)])

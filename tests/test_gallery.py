@@ -322,6 +322,12 @@ def test_captions_have_a_page(val: list[Example], tmp_path: Path) -> None:
     assert "CIDEr-D<small>" not in page.html
 
 
+def test_what_is_no_path_is_no_picture(tmp_path: Path) -> None:
+    said = [Caption("x" * 5000, "a dog", -1.0, (), ()), Caption("a\0b", "a cat", -1.0, (), ())]
+    write_captions(said, tmp_path / "page.html", title="toy", pictures=[tmp_path])
+    assert all("error" in row for row in page_of(tmp_path / "page.html").rows)
+
+
 def test_of_many_captions_the_same_few_are_drawn_in_order(val: list[Example], tmp_path: Path) -> None:
     said = [Caption(f"{number}.png", f"a {number}", -1.0, (), ()) for number in range(400)]
     drawn = []

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,18 @@ def test_maps_are_given_on_request(toy_run: Path, toy_data: Path) -> None:
     assert wanted.maps is not None
     assert np.allclose(told["maps"], wanted.maps, atol=1e-4)
     assert np.allclose(np.sum(told["maps"], axis=(1, 2)), 1, atol=1e-2)
+
+
+def test_maps_say_what_they_cover_and_need_no_attention(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 200), "red").save(tmp_path / "wide.png")
+    bundle = read_bundle("default")
+    crop = replace(bundle.manifest.preprocessing, fit="crop", crop_fraction=1.0)
+    for preprocessing, box in ((bundle.manifest.preprocessing, None), (crop, [0.25, 0, 0.75, 1])):
+        manifest = replace(bundle.manifest, preprocessing=preprocessing)
+        with a_client(Captioner(replace(bundle, manifest=manifest), threads=1)) as client:
+            told = client.post("/v1/captions?maps=true", files=upload(tmp_path / "wide.png")).json()["results"][0]
+        assert told["maps_box"] == box
+        assert np.shape(told["maps"]) == (len(told["words"]), 7, 7)
 
 
 def test_of_several_pictures_the_broken_ones_are_named(client: TestClient) -> None:

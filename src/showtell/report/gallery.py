@@ -6,6 +6,7 @@ CIDEr-D of their captions, as the CIDEr of the whole set counts it.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -233,12 +234,8 @@ def write_captions(
 
 def find_picture(name: str, folders: Sequence[Path]) -> str:
     """The path of a picture: its name, or what that is in the first of the folders that has it."""
-    if not Path(name).exists():
-        for folder in folders:
-            for path in (folder / name, folder / Path(name).name):
-                if path.exists():
-                    return str(path)
-    return name
+    inside = (str(folder / way) for folder in folders for way in (name, Path(name).name))
+    return next(filter(os.path.exists, (name, *inside)), name)  # False of what can be no path, which pathlib raises
 
 
 def _drawn(captions: Iterable[tuple[str, Caption]], most: int) -> list[tuple[str, Caption]]:
