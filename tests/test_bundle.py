@@ -333,3 +333,14 @@ def test_an_embedded_bundle_is_read_by_its_name(toy_run: Path, tmp_path: Path, m
 def test_every_embedded_bundle_is_whole() -> None:
     for name in list_embedded():
         assert read_bundle(name).manifest.name == name
+
+
+def test_a_folder_that_is_no_bundle_does_not_hide_an_embedded_one(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()
+    assert read_bundle("default").manifest.name == "default"
+    directory.rename(tmp_path / "default" / "there")
+    shutil.copytree(tmp_path / "default" / "there", tmp_path / "default", dirs_exist_ok=True)
+    assert read_bundle("default").manifest.name != "default"

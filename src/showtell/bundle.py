@@ -205,11 +205,12 @@ def _open(source: str | Path) -> tuple[Callable[[str], bytes], str]:
     """(a function that reads a file of the bundle, how messages call the bundle)."""
     path = Path(source)
     embedded = files("showtell.bundles") / str(source)
-    if path.is_dir():
+    named = str(source) in list_embedded()
+    if path.is_dir() and ((path / "bundle.json").exists() or not named):  # else a folder that happens to be called so
         return lambda name: _read_file(path / name, str(path)), str(path)
     if path.is_file():
         return lambda name: _read_entry(path, name), str(path)
-    if str(source) in list_embedded():
+    if named:
         where = f"the embedded bundle {str(source)!r}"
         return lambda name: _read_file(embedded / name, where), where
     raise BundleError(
