@@ -10,7 +10,7 @@ spreads over all.
 
 Memory is the most that was resident (Linux: VmHWM), in MB; cores are the seconds of CPU in a second, which `threads`
 should bound. Sizes are made from the same photographs, resized, as JPEG of quality 90: enlarged photographs are
-smoother than real ones of that size, and a little faster to decode. About three minutes on two cores.
+smoother than real ones of that size, and a little faster to decode.
 """
 
 from __future__ import annotations

@@ -107,16 +107,19 @@ def test_a_peer_is_held_against_its_neighbouring_turns(peers: ModuleType) -> Non
     assert found["git"].ratios == [50, 40]
 
 
-def test_a_disturbed_turn_is_taken_again(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, busy = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), iter([10.0, 12.0, 12.0, 13.0, 13.0, 14.5])
-    monkeypatch.setattr(peers, "wait_for_quiet", lambda: None)
+@pytest.mark.parametrize(("patience", "best", "others"), [(100.0, 2.0, 0.2), (0.0, 1.0, 1.0)])
+def test_a_disturbed_turn_is_taken_again(
+    peers: ModuleType, monkeypatch: pytest.MonkeyPatch, patience: float, best: float, others: float
+) -> None:
+    moments = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    busy = iter([10.0, 12.0, 12.0, 13.0, 13.0, 14.5])  # cores, before and after each take
+    monkeypatch.setattr(peers.Patience, "_wait", lambda self: None)
     monkeypatch.setattr(peers, "busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: next(moments))
     turns = iter([{"cpu": 1.0, "turn": 1.0}, {"cpu": 0.8, "turn": 2.0}, {"cpu": 1.0, "turn": 3.0}])
-    took = peers.undisturbed(lambda: next(turns))
-    assert took["turn"] == 2
-    assert took["others"] == pytest.approx(0.2)
-    assert next(turns, None) is None
+    took = peers.Patience(patience).measure(lambda: next(turns))
+    assert took["turn"] == best
+    assert took["others"] == pytest.approx(others)
 
 
 @pytest.mark.parametrize(("faster", "met"), [(150.0, True), (149.9, False)])
