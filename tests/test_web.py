@@ -698,3 +698,23 @@ def test_headers_must_come_in_time(
     slow.go.set()
     assert kept.getresponse().status == 200
     kept.close()
+
+
+def test_a_report_is_shown_to_who_was_told_where(captioner: Captioner, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<h1>scores</h1>", "utf-8")
+    service = Service(captioner, threads=1, report=page)
+    with TestClient(create_app(service, key="secret")) as client:
+        key = {"Authorization": "Bearer secret"}
+        assert client.get("/v1/models").status_code == 401
+        where = client.get("/v1/models", headers=key).json()["report"]
+        shown = client.get(where)
+        assert (shown.status_code, shown.text) == (200, "<h1>scores</h1>")
+        assert shown.headers["content-security-policy"] == "sandbox allow-scripts; frame-ancestors 'self'"
+        check_problem(client.get("/reports/guessed"), 404, "not-found", "there is no such report")
+        assert where not in client.get("/metrics", headers=key).text  # what was asked for is counted, not told
+        page.unlink()
+        check_problem(client.get(where), 404, "not-found", r"report\.html is gone; write it again")
+    with a_client(captioner) as client:
+        assert client.get("/v1/models").json()["report"] is None
+        check_problem(client.get("/reports/guessed"), 404, "not-found", "there is no such report")

@@ -109,6 +109,11 @@ class Captioner:
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
+        if {"wide", "step"} <= bundle.graphs.keys():
+            raise BundleError(
+                f"{bundle.manifest.name!r} is an alignment model that captions regions; use showtell regions "
+                "(RegionCaptioner), or give a captioner, such as 'default'"
+            )
         self.runtime = Runtime(bundle, threads=threads, lean=lean)
         self.vocabulary = bundle.vocabulary
         self._readers = threads or os.cpu_count() or 1

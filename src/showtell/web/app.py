@@ -83,7 +83,8 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
     app.add_middleware(Guard, service=service, key=key, hosts=hosts)
 
     # Whoever has the key is told this address: a frame cannot send a header.
-    report = None if service.report is None else f"/reports/{secrets.token_urlsafe(18)}"
+    secret = secrets.token_urlsafe(18)
+    report = None if service.report is None else f"/reports/{secret}"
 
     async def answer(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
         return await _attend(request, work, limits.seconds)
@@ -191,16 +192,13 @@ def create_app(service: Service, *, key: str | None = None, hosts: frozenset[str
     async def models() -> Response:
         return JSONResponse({**_describe_models(service), "report": report})
 
-    if service.report is not None and report is not None:
-        page_of_run = service.report
-
-        @app.get(report, include_in_schema=False)
-        async def scores() -> Response:
-            if not page_of_run.is_file():
-                raise Problem("not-found", f"{page_of_run} is gone; write it again with: showtell report")
-            return FileResponse(
-                page_of_run, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY}
-            )
+    @app.get("/reports/{told}", include_in_schema=False)
+    async def scores(told: str) -> Response:
+        if service.report is None or not secrets.compare_digest(told.encode(), secret.encode()):
+            raise Problem("not-found", "there is no such report; take its address from /v1/models")
+        if not service.report.is_file():
+            raise Problem("not-found", f"{service.report} is gone; write it again with: showtell report")
+        return FileResponse(service.report, media_type="text/html", headers={"Content-Security-Policy": _REPORT_POLICY})
 
     @app.get("/healthz", response_model=Status, summary="Whether the process works")
     async def health() -> Response:
