@@ -251,6 +251,8 @@ def test_regions_are_described_and_words_are_found(run: Path, toy_data: Path) ->
     assert " ".join(one.text for one in grounded) == "a red circle on grey paper"
     single = describer.ground(picture, "a red circle on grey paper", smoothing=1e6)
     assert len(single) == 1
+    with pytest.raises(BundleError, match=r"is an alignment model that captions regions; use showtell regions"):
+        Captioner.load(run / "bundle")
 
 
 def test_a_stopped_run_goes_on_to_the_same_numbers(
