@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +15,16 @@ import pytest
 
 from showtell import Caption, Captioner, Failure
 from showtell.bundle import read_bundle
+from showtell.captioner import Runtime
 from showtell.datasets import read_native
 from showtell.errors import BundleError, ConfigError, DataError
 from showtell.evaluation import evaluate
 from showtell.images import ImageLimits
 
 
-@pytest.fixture(scope="module")
-def captioner(toy_run: Path) -> Captioner:
-    return Captioner.load(toy_run / "bundle", threads=1)
+@pytest.fixture(scope="module", params=[1, 3])
+def captioner(request: pytest.FixtureRequest, toy_run: Path) -> Captioner:
+    return Captioner.load(toy_run / "bundle", threads=request.param)
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_stream_reads_a_bounded_number_ahead(captioner: Captioner, pictures: l
     assert taken == 0  # nothing before it is asked for
     for given in range(1, 40):
         assert isinstance(next(stream), Caption)
-        assert taken <= given + 3 * batch + 1
+        assert taken <= given + (2 * captioner.runtime.threads + 2) * batch + 1
     threads = threading.active_count()
     stream.close()  # type: ignore[attr-defined]
     assert threading.active_count() < threads  # the readers are gone
@@ -159,6 +160,38 @@ def test_threads_may_share_a_captioner(captioner: Captioner, pictures: list[str]
     with ThreadPoolExecutor(4) as pool:
         for number, results in enumerate(pool.map(caption, range(4))):
             assert say(results if number % 2 else results[::-1]) == say(expected)
+
+
+def test_groups_are_worked_on_beside_each_other_and_come_in_order(toy_run: Path) -> None:
+    runtime = Captioner.load(toy_run / "bundle", threads=3).runtime
+    beside, seen = threading.Barrier(3), []
+
+    def work(own: Runtime, items: Sequence[int]) -> list[tuple[int, int]]:
+        if len(items) == 4:  # of the whole groups three at a time, or this would wait for ever
+            beside.wait(60)
+        seen.append(len(items))
+        return [(item, own.threads) for item in items]
+
+    found = list(runtime.spread(work, ([first, first + 1, first + 2, first + 3] for first in range(0, 28, 4))))
+    assert found == [[(first + i, 1) for i in range(4)] for first in range(0, 28, 4)]
+    assert sorted(seen) == [1, 1, 2, 4, 4, 4, 4, 4, 4]  # the last is shared out
+    assert list(runtime.spread(work, [[1, 2]])) == [[(1, 3), (2, 3)]]  # too few to share
+    assert list(runtime.spread(work, [])) == []
+
+
+def test_an_error_in_one_group_reaches_the_caller(toy_run: Path) -> None:
+    runtime = Captioner.load(toy_run / "bundle", threads=2).runtime
+
+    def work(_: Runtime, items: Sequence[int]) -> list[int]:
+        if 5 in items:
+            raise DataError("five")
+        return list(items)
+
+    groups = runtime.spread(work, iter([[0, 1], [2, 3], [4, 5], [6, 7]]))
+    assert next(groups) == [0, 1]
+    assert next(groups) == [2, 3]
+    with pytest.raises(DataError, match="five"):
+        next(groups)
 
 
 def test_a_fresh_process_captions_without_pytorch(toy_run: Path, toy_data: Path, tmp_path: Path) -> None:

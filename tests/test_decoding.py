@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class Toy:
             "depth": np.zeros((len(seeds), 1, 2), np.int64),
         }
 
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         assert tokens_N.dtype == np.int64
         assert tokens_N.flags["C_CONTIGUOUS"]
         B, N = len(memory["seed"]), len(tokens_N)
@@ -80,7 +80,7 @@ class Toy:
             state = output.state
         self.rows.clear()
         alpha_NL = output.alpha_NL if output.alpha_NL is not None else np.zeros((1, 2))
-        return output.logprobs_NV[0], alpha_NL[0]
+        return output.logprobs_NC[0], alpha_NL[0]
 
 
 def features(*seeds: int) -> NDArray[np.float32]:
@@ -326,14 +326,35 @@ def test_a_decoder_without_memory() -> None:
             memory, state = Toy(V=9).start(features_BLD)
             return {}, state | memory
 
-        def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+        def step(
+            self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None
+        ) -> StepOutput:
             assert memory == {}
             output = Toy(V=9).step(tokens_N, {"seed": state["seed"]}, state)
-            return StepOutput(output.logprobs_NV, output.state | {"seed": state["seed"]}, output.alpha_NL)
+            return StepOutput(output.logprobs_NC, output.state | {"seed": state["seed"]}, output.alpha_NL)
 
     options = SearchOptions(beam=3, top=3, max_length=5)
     expected = search(Toy(V=9), features(*range(5)), options)
     assert search(Remembers(), features(*range(5)), options) == expected
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+@pytest.mark.parametrize("holes", [0.0, 0.5])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_a_decoder_that_says_the_best_tokens_alone(levels: int, holes: float, beam: int) -> None:
+    class Ranks(Toy):
+        def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> Any:
+            output = super().step(tokens_N, memory, state)
+            assert best is not None
+            tokens_NC = np.argsort(-output.logprobs_NC, 1, kind="stable")[:, :best]
+            return replace(
+                output, logprobs_NC=np.take_along_axis(output.logprobs_NC, tokens_NC, 1), tokens_NC=tokens_NC
+            )
+
+    options = SearchOptions(beam=beam, top=beam, max_length=9, min_length=3, block_ngrams=2)
+    settings: Any = {"V": 40, "levels": levels, "holes": holes}
+    expected = search(Toy(**settings), features(*range(6)), options)
+    assert search(Ranks(**settings), features(*range(6)), options) == expected
 
 
 def test_no_pictures_no_captions() -> None:
@@ -342,9 +363,11 @@ def test_no_pictures_no_captions() -> None:
 
 def test_the_decoders_arrays_are_not_written_to() -> None:
     class Frozen(Toy):
-        def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
-            output = super().step(tokens_N, memory, state)
-            output.logprobs_NV.flags.writeable = False
+        def step(
+            self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None
+        ) -> StepOutput:
+            output = super().step(tokens_N, memory, state, best)
+            output.logprobs_NC.flags.writeable = False
             return output
 
     assert search(Frozen(), features(3), SearchOptions()) == search(Toy(), features(3), SearchOptions())
@@ -355,7 +378,7 @@ class Broken(Toy):
         super().__init__()
         self.answer = logprobs_NV
 
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         return StepOutput(self.answer, state)
 
 

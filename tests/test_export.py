@@ -104,11 +104,16 @@ def test_every_step_says_what_pytorch_says(made: Made, count: int) -> None:
         state, torch_state = ({k: v[rows] for k, v in each.items()} for each in (state, torch_state))
         tokens = rng.integers(1, 34, count * beams)
         ours, theirs = runtime.step(tokens, memory, state), reference.step(tokens, torch_memory, torch_state)
-        np.testing.assert_allclose(ours.logprobs_NV, theirs.logprobs_NV, atol=1e-4)
-        np.testing.assert_allclose(np.exp(ours.logprobs_NV).sum(1), 1, atol=1e-4)
+        np.testing.assert_allclose(ours.logprobs_NC, theirs.logprobs_NC, atol=1e-4)
+        np.testing.assert_allclose(np.exp(ours.logprobs_NC).sum(1), 1, atol=1e-4)
         assert ours.state.keys() == theirs.state.keys()
         for name in state:
             np.testing.assert_allclose(ours.state[name], theirs.state[name], atol=1e-4)
+        few = runtime.step(tokens, memory, state, best=5)
+        ranked = np.argsort(-ours.logprobs_NC, 1, kind="stable")[:, :5]
+        np.testing.assert_array_equal(few.tokens_NC, ranked)
+        np.testing.assert_array_equal(few.logprobs_NC, np.take_along_axis(ours.logprobs_NC, ranked, 1))
+        assert runtime.step(tokens, memory, state, best=99).logprobs_NC.shape == ours.logprobs_NC.shape
         if decoder.attends:
             np.testing.assert_allclose(ours.alpha_NL, theirs.alpha_NL, atol=1e-4)
         else:
@@ -181,7 +186,7 @@ def test_eight_bits_say_nearly_the_same_whatever_the_batch(made: Made) -> None:
         for tokens_B in tokens_BT[rows].T:
             output = runtime.step(np.ascontiguousarray(tokens_B), memory, state)
             state = output.state
-            logprobs.append(output.logprobs_NV)
+            logprobs.append(output.logprobs_NC)
         said.append(np.stack(logprobs, 1))
     whole_BTV, rough_BTV, alone_1TV = said
     assert np.abs(np.exp(whole_BTV) - np.exp(rough_BTV)).mean() < 0.01

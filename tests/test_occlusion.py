@@ -22,7 +22,7 @@ class Mean:
     def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
         return {"mean": features_BLD.mean(1)}, {"steps": np.zeros((len(features_BLD), 1))}
 
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         assert len(tokens_N) == len(memory["mean"]) == len(state["steps"])
         assert len(set(tokens_N.tolist())) == 1
         self.seen.append(tokens_N.tolist()[:1])

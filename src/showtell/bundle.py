@@ -5,7 +5,8 @@
     weights.safetensors   the numbers of the three graphs, float32 or float16, each under its name in the graphs
     encoder.onnx          pixels (B, size, size, 3) uint8 RGB -> features (B, L, D)
     start.onnx            features -> the memory and the state of a caption that begins
-    step.onnx             tokens (N,) int64, memory, state -> logprobs (N, V), each state as NAME_next, and alpha
+    step.onnx             tokens (N,) int64, memory, state, best (1,) int64 -> logprobs (N, V), those of the so many
+                          best tokens as best_logprobs and best_tokens (N, best), each state as NAME_next, and alpha
                           (N, L) when the manifest says that the model attends
     wide.onnx             the encoder once more, with its weights, for larger pictures: (B, wide, wide, 3) -> features
     README.md             the model card
@@ -24,15 +25,15 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.numpy import save
 
 from showtell.errors import BundleError, ConfigError, VocabularyError
@@ -58,8 +59,6 @@ class Manifest:
         training: Data, licences, seed and the like; for people.
         scores: `Scores` as JSON, of the named split.
     """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     package: str  # the version of showtell that wrote it
@@ -119,7 +118,7 @@ def read_bundle(source: str | Path) -> Bundle:
     except (VocabularyError, UnicodeDecodeError, ValueError, KeyError, TypeError, struct.error) as error:
         raise BundleError(f"{where} is damaged: {error}; copy or download the bundle again") from error
     for name, array in weights.items():
-        if not np.isfinite(array).all():
+        if not _is_finite(array):
             raise BundleError(f"weight {name!r} in {where} holds NaN or infinite numbers; train or export it again")
     graphs: dict[str, bytes] = {graph: content[f"{graph}.onnx"] for graph in manifest.graphs}
     return Bundle(manifest, vocabulary, graphs, weights, content["README.md"].decode("utf-8", "replace"))
@@ -140,6 +139,12 @@ def _view_weights(data: bytes) -> dict[str, NDArray[Any]]:
             flat = np.frombuffer(memoryview(data)[8 + length + begin : 8 + length + end], kind)
             weights[name] = flat.reshape(entry["shape"])
     return weights
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    if array.dtype == np.float16:  # by its exponents, which is four times as fast
+        return not ((array.view(np.uint16) & 0x7C00) == 0x7C00).any()
+    return bool(np.isfinite(array).all())
 
 
 def write_bundle(bundle: Bundle, directory: str | Path) -> None:
@@ -196,8 +201,10 @@ def _read_manifest(data: bytes, where: str) -> Manifest:
             "copy or download the bundle again"
         )
     try:
-        return TypeAdapter(Manifest).validate_python(content)
-    except (ValidationError, ConfigError) as error:
+        if unknown := content.keys() - {each.name for each in fields(Manifest)}:
+            raise ConfigError(f"unknown entries {', '.join(sorted(unknown))}")
+        return msgspec.convert(content, Manifest)
+    except (msgspec.ValidationError, ConfigError) as error:
         raise BundleError(f"bundle.json in {where} is not a manifest of format {FORMAT}: {error}") from error
 
 

@@ -7,11 +7,15 @@ more memory than one of a hundred. Every picture gives a `Caption` or a `Failure
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -25,12 +29,17 @@ from showtell.occlusion import occlusion_maps
 from showtell.records import Caption, Failure
 from showtell.text import Vocabulary, join_words
 
+_TOGETHER = 8  # pictures that the encoder gets at a time
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 class Runtime:
     """The three graphs of a bundle as functions; the `StepFunction` of the search. It keeps nothing between calls.
 
     Args:
-        threads: Of each graph (None: ONNX Runtime's choice, one a physical core).
+        threads: At most so many compute at a time (None: one a core).
         lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The graphs
             run as they are written, so numbers differ in their last digits.
         encodes: Whether `encode` will be called; without, its graph is not opened.
@@ -43,15 +52,54 @@ class Runtime:
                 f"{bundle.manifest.name!r} aligns pictures with sentences and writes no captions; give a captioner, "
                 "such as 'default'"
             )
+        self.threads = threads or os.cpu_count() or 1
+        self._bundle, self._lean = bundle, lean
         self._sessions = {
             graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS if encodes or graph != "encoder"
         }
-        state = self.manifest.state
-        self._outputs = [
-            "logprobs",
-            *(f"{name}_next" for name in state),
-            *(["alpha"] if self.manifest.attends else []),
-        ]
+        self._ranks = "best" in {given.name for given in self._sessions["step"].get_inputs()}
+        self._single: tuple[Runtime, ThreadPoolExecutor] | None = None
+        self._opening = threading.Lock()
+
+    def spread(
+        self, work: Callable[[Runtime, Sequence[Item]], list[Result]], groups: Iterable[Sequence[Item]]
+    ) -> Iterator[list[Result]]:
+        """What `work` makes of each group, in order; as many groups beside each other as threads, one thread each.
+
+        That is faster than all threads on one group: they never wait for each other within a network, and one computes
+        while another chooses words. The last group is shared out.
+        """
+        rest = iter(groups)
+        group, after = next(rest, None), next(rest, None)
+        few = group is not None and after is None and len(group) < self.threads
+        if self._lean or self.threads == 1 or few:
+            yield from (work(self, each) for each in chain((group, after), rest) if each)
+            return
+        single, pool = self._open_single()
+        waiting: deque[list[Future[list[Result]]]] = deque()
+        try:
+            while group:
+                shares = 1 if after else self.threads
+                bounds = pairwise(len(group) * share // shares for share in range(shares + 1))
+                parts = [group[begin:end] for begin, end in bounds if begin < end]
+                waiting.append([pool.submit(work, single, part) for part in parts])
+                if len(waiting) > self.threads:
+                    yield [one for share in waiting.popleft() for one in share.result()]
+                group, after = after, next(rest, None)
+            while waiting:
+                yield [one for share in waiting.popleft() for one in share.result()]
+        finally:
+            for shared in waiting:
+                for future in shared:
+                    future.cancel()
+
+    def _open_single(self) -> tuple[Runtime, ThreadPoolExecutor]:
+        """(the graphs with one thread each, the threads to run them in)."""
+        with self._opening:
+            if self._single is None:
+                single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions)
+                self._single = single, ThreadPoolExecutor(self.threads, "showtell")
+        return self._single
 
     def encode(self, pixels_BHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features (B, L, D) of pictures (B, size, size, 3)."""
@@ -66,10 +114,19 @@ class Runtime:
             {name: arrays[name] for name in self.manifest.state},
         )
 
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
-        outputs = self._sessions["step"].run(self._outputs, {"tokens": tokens_N, **memory, **state})
-        new_state = dict(zip(self.manifest.state, outputs[1:], strict=False))
-        return StepOutput(outputs[0], new_state, outputs[-1] if self.manifest.attends else None)
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
+        given = {"tokens": tokens_N, **memory, **state}
+        if self._ranks:  # a graph of before it did says all
+            given["best"] = np.array([1 if best is None else min(best, len(self._bundle.vocabulary))])
+        said = ["best_logprobs", "best_tokens"] if self._ranks and best is not None else ["logprobs"]
+        names = [
+            *said,
+            *(f"{name}_next" for name in self.manifest.state),
+            *(["alpha"] if self.manifest.attends else []),
+        ]
+        outputs = dict(zip(names, self._sessions["step"].run(names, given), strict=True))
+        new_state = {name: outputs[f"{name}_next"] for name in self.manifest.state}
+        return StepOutput(outputs[said[0]], new_state, outputs.get("alpha"), outputs.get("best_tokens"))
 
 
 def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> Any:
@@ -84,7 +141,9 @@ def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> A
     # Each graph has threads of its own; waiting in a loop, one graph's would take the cores from the next's.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if lean:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        once = graph in ("encoder", "wide")  # the others run for each word, and cast their weights before the first
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if once else levels.ORT_ENABLE_BASIC
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -116,7 +175,6 @@ class Captioner:
             )
         self.runtime = Runtime(bundle, threads=threads, lean=lean)
         self.vocabulary = bundle.vocabulary
-        self._readers = threads or os.cpu_count() or 1
 
     @classmethod
     def load(cls, source: str | Path = "default", *, threads: int | None = None, lean: bool = False) -> Captioner:
@@ -178,12 +236,13 @@ class Captioner:
         pictures = read_ahead(
             labelled,
             self.manifest.preprocessing,
-            readers=self._readers,
-            ahead=2 * batch,
+            readers=self.runtime.threads,
+            ahead=max(2, self.runtime.threads) * batch,
             limits=limits or DEFAULT_LIMITS,
         )
-        while group := list(islice(pictures, batch)):
-            yield from self.caption_pixels(group, options, maps=maps)
+        groups = iter(lambda: list(islice(pictures, batch)), [])
+        for done in self.runtime.spread(partial(self._caption_share, options=options, maps=maps), groups):
+            yield from done
 
     def caption_pixels(
         self,
@@ -193,20 +252,34 @@ class Captioner:
         maps: bool = False,
     ) -> Iterator[Caption | Failure]:
         """The same of pictures that were read already, labelled, as one batch; see `images.read_ahead`."""
+        for done in self.runtime.spread(partial(self._caption_share, options=options, maps=maps), [group]):
+            yield from done
+
+    def _caption_share(
+        self,
+        runtime: Runtime,
+        group: Sequence[tuple[str, NDArray[np.uint8] | ImageError]],
+        options: SearchOptions,
+        maps: bool,
+    ) -> list[Caption | Failure]:
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
-        found: Iterator[tuple[NDArray[np.float32], list[Hypothesis]]] = iter(())
-        if readable:
-            features_BLD = self.runtime.encode(np.stack(readable))
-            found = zip(features_BLD, search(self.runtime, features_BLD, options), strict=True)
+        # A few at a time: the processor's caches hold what is between the layers.
+        parts = [runtime.encode(np.stack(readable[i : i + _TOGETHER])) for i in range(0, len(readable), _TOGETHER)]
+        features_BLD = np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
+        found = zip(features_BLD, search(runtime, features_BLD, options), strict=True)
+        said: list[Caption | Failure] = []
         for name, pixels in group:
             if isinstance(pixels, ImageError):
-                yield Failure(name, str(pixels))
+                said.append(Failure(name, str(pixels)))
                 continue
             features_LD, (best, *others) = next(found)
             caption = self._caption(name, best)
             if maps and caption.maps is None:
-                caption = replace(caption, maps=self._occlude(features_LD, best, len(caption.words)))
-            yield replace(caption, alternatives=tuple(self._caption(name, other) for other in others))
+                grid = self.manifest.rows, self.manifest.columns
+                where = occlusion_maps(runtime, features_LD, best.tokens[: len(caption.words)], *grid)
+                caption = replace(caption, maps=where)
+            said.append(replace(caption, alternatives=tuple(self._caption(name, other) for other in others)))
+        return said
 
     def _caption(self, name: str, hypothesis: Hypothesis) -> Caption:
         words = tuple(self.vocabulary.decode(hypothesis.tokens))
@@ -214,10 +287,6 @@ class Captioner:
         if maps is not None:
             maps = maps[: len(words)].reshape(-1, self.manifest.rows, self.manifest.columns)
         return Caption(name, join_words(words), hypothesis.logprob, words, hypothesis.token_logprobs, maps)
-
-    def _occlude(self, features_LD: NDArray[np.float32], said: Hypothesis, words: int) -> NDArray[np.float32] | None:
-        grid = self.manifest.rows, self.manifest.columns
-        return occlusion_maps(self.runtime, features_LD, said.tokens[:words], *grid)
 
 
 __all__ = ["Captioner", "Runtime", "Vocabulary"]

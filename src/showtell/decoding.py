@@ -23,6 +23,7 @@ from showtell.text import END, PAD, START, UNK
 
 Arrays = dict[str, NDArray[Any]]
 
+_NEVER = (PAD, START, UNK)  # are never said
 _ABOVE_ZERO = 1e-3  # nats by which rounding may lift a log-probability of certainty
 _COLUMN_GROUPS = 128  # see `_floor`
 
@@ -31,14 +32,16 @@ _COLUMN_GROUPS = 128  # see `_floor`
 class StepOutput:
     """What a decoder says after one token of each hypothesis.
 
-    Shape: `logprobs_NV` (N, V) float, natural logarithms, at most 0 (-inf: never); `state` as it went in;
-        `alpha_NL` (N, L), attention over the grid cells while this token was predicted, or None for models
-        without attention. The search keeps `alpha_NL` until it ends: do not write into it again.
+    Shape: `logprobs_NC` (N, C) float, natural logarithms, at most 0 (-inf: never), of the tokens `tokens_NC` (N, C),
+        best first, or of all V in order where that is None; `state` as it went in; `alpha_NL` (N, L), attention
+        over the grid cells while this token was predicted, or None for models without attention. The search keeps
+        `alpha_NL` until it ends: do not write into it again.
     """
 
-    logprobs_NV: NDArray[Any]
+    logprobs_NC: NDArray[Any]
     state: Arrays
     alpha_NL: NDArray[Any] | None = None
+    tokens_NC: NDArray[np.int64] | None = None
 
 
 class StepFunction(Protocol):
@@ -52,8 +55,11 @@ class StepFunction(Protocol):
         """
         ...
 
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         """Log-probabilities of the token after `tokens_N`, and the new state.
+
+        Of each row's `best` most likely tokens at least, of equal ones the lower, or of all of them (None). A
+        decoder that cannot find them faster than the search may always say all.
 
         Shape: N = B * K rows, picture-major: row n belongs to picture n // K, where B = rows of memory. B and
             K differ between calls. Rows may be fillers: what is said of them is not used, but is no NaN.
@@ -184,8 +190,9 @@ def search(step: StepFunction, features_BLD: NDArray[Any], options: SearchOption
     beam = _Beam(np.arange(len(leaves)), np.full((len(leaves), 1), START, np.int64), np.zeros(len(leaves)))
     links: list[_Link] = []
     while len(beam.pictures_B) and len(links) < options.max_length:
-        output = _step(step, np.ascontiguousarray(beam.prefix_NT[:, -1]), memory, state)
-        extensions = _extend(output.logprobs_NV, beam, options)
+        blocked = _blocked(beam.prefix_NT[:, 1:], options.block_ngrams)
+        output = _step(step, beam, memory, state, _enough(blocked, options))
+        extensions = _extend(output, beam, blocked, options)
         going_B, words = _split(extensions, beam, leaves, options)
         beam, link = _advance(words, beam, going_B, output.alpha_NL)
         links.append(link)
@@ -208,16 +215,17 @@ def _start(step: StepFunction, features_BLD: NDArray[Any]) -> tuple[Arrays, Arra
     return memory, state
 
 
-def _step(step: StepFunction, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: int) -> StepOutput:
     """The decoder's answer, once it is seen to be log-probabilities."""
-    output = step.step(tokens_N, memory, state)
-    shape = output.logprobs_NV.shape
+    tokens_N = np.ascontiguousarray(beam.prefix_NT[:, -1])
+    output = step.step(tokens_N, memory, state, best)
+    shape = output.logprobs_NC.shape
     if len(shape) != 2 or shape[0] != len(tokens_N) or shape[1] <= UNK:
         raise BackendError(
             f"the decoder gave log-probabilities of shape {shape} for {len(tokens_N)} hypotheses; "
             f"accepted is ({len(tokens_N)}, vocabulary of at least {UNK + 1}): export the model again"
         )
-    highest = output.logprobs_NV.max()  # NaN where any is NaN
+    highest = output.logprobs_NC.max()  # NaN where any is NaN
     if np.isnan(highest):
         raise BackendError(
             "the decoder gave NaN as a log-probability; its weights or the features are damaged: "
@@ -231,16 +239,34 @@ def _step(step: StepFunction, tokens_N: NDArray[np.int64], memory: Arrays, state
     return output
 
 
-def _extend(logprobs_NV: NDArray[Any], beam: _Beam, options: SearchOptions) -> _Extensions:
+def _enough(blocked: tuple[NDArray[np.int64], NDArray[np.int64]], options: SearchOptions) -> int:
+    """How many of a row's best tokens hold its 2K best that may follow."""
+    return 2 * options.beam + len(_NEVER) + 1 + int(np.bincount(blocked[0]).max(initial=0))
+
+
+def _extend(
+    output: StepOutput,
+    beam: _Beam,
+    blocked: tuple[NDArray[np.int64], NDArray[np.int64]],
+    options: SearchOptions,
+) -> _Extensions:
     """Every extension that could be among the 2K best of its picture (of those, at most K can be END)."""
-    allowed_NV = logprobs_NV.copy()
-    never = (PAD, START, UNK) if beam.prefix_NT.shape[1] > options.min_length else (PAD, START, UNK, END)
-    allowed_NV[:, never] = -np.inf
-    _block_ngrams(allowed_NV, beam.prefix_NT[:, 1:], options.block_ngrams)
-    # `flatnonzero` and `divmod`: numpy's `nonzero` of a matrix is six times slower.
-    floor_N = _floor(allowed_NV, 2 * options.beam)
-    row_C, token_C = np.divmod(np.flatnonzero(allowed_NV >= floor_N[:, None]), allowed_NV.shape[1])
-    logprob_C = allowed_NV[row_C, token_C].astype(np.float64)
+    allowed_NC = output.logprobs_NC.copy()
+    never = _NEVER if beam.prefix_NT.shape[1] > options.min_length else (*_NEVER, END)
+    row_M, token_M = blocked
+    if output.tokens_NC is None:
+        allowed_NC[:, never] = -np.inf
+        allowed_NC[row_M, token_M] = -np.inf
+        # `flatnonzero` and `divmod`: numpy's `nonzero` of a matrix is six times slower.
+        floor_N = _floor(allowed_NC, 2 * options.beam)
+        row_C, token_C = np.divmod(np.flatnonzero(allowed_NC >= floor_N[:, None]), allowed_NC.shape[1])
+        logprob_C = allowed_NC[row_C, token_C].astype(np.float64)
+    else:
+        allowed_NC[(output.tokens_NC[:, :, None] == never).any(axis=2)] = -np.inf
+        at_M, place_M = np.nonzero(output.tokens_NC[row_M] == token_M[:, None])
+        allowed_NC[row_M[at_M], place_M] = -np.inf
+        row_C = np.repeat(np.arange(len(allowed_NC)), allowed_NC.shape[1])
+        token_C, logprob_C = output.tokens_NC.ravel(), allowed_NC.ravel().astype(np.float64)
     total_C = beam.logprobs_N[row_C] + logprob_C
     picture_C = row_C // beam.width
     # A stable sort: equal totals stay in the order of row, then token.
@@ -262,15 +288,15 @@ def _floor(allowed_NV: NDArray[Any], count: int) -> NDArray[Any]:
     return floor_N
 
 
-def _block_ngrams(allowed_NV: NDArray[Any], words_NT: NDArray[np.int64], size: int) -> None:
-    """Forbid, in place, each word that would complete an n-gram its row already has."""
+def _blocked(words_NT: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rows, tokens): each word that would complete an n-gram its row already has."""
     T = words_NT.shape[1]
     if size == 0 or size > T:
-        return
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(words_NT, size, axis=1)  # (N, T - size + 1, size)
     tail = words_NT[:, None, T - size + 1 :]  # (N, 1, size - 1)
-    row_C, place_C = np.nonzero((windows[:, :, :-1] == tail).all(axis=2))
-    allowed_NV[row_C, windows[row_C, place_C, -1]] = -np.inf
+    row_M, place_M = np.nonzero((windows[:, :, :-1] == tail).all(axis=2))
+    return row_M, windows[row_M, place_M, -1]
 
 
 def _split(

@@ -16,12 +16,9 @@ import io
 import math
 import os
 import stat
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -218,7 +215,7 @@ def read_ahead(
         except ImageError as error:
             return label, error
 
-    with ThreadPoolExecutor(readers, initializer=_stand_back) as pool:
+    with ThreadPoolExecutor(readers) as pool:
         waiting: deque[Future[tuple[str, NDArray[np.uint8] | ImageError]]] = deque()
         try:
             for label, source in sources:
@@ -230,14 +227,6 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _stand_back() -> None:
-    """Lets the networks' threads go before this one, which is ahead of them: each of them waits for the slowest."""
-    if sys.platform == "linux":  # elsewhere, a thread has no priority of its own
-        thread = threading.get_native_id()
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, max(10, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 # Geometry: (left, top, right, bottom) in pixels of the upright original.

@@ -62,6 +62,6 @@ def _follow(model: StepFunction, features_NLD: NDArray[Any], tokens: Sequence[in
     found = []
     for before, token in zip([START, *tokens], tokens, strict=False):
         output = model.step(np.full(len(features_NLD), before), memory, state)
-        found.append(output.logprobs_NV[:, token].astype(np.float64))
+        found.append(output.logprobs_NC[:, token].astype(np.float64))
         state = output.state
     return np.stack(found) if found else np.empty((0, len(features_NLD)))

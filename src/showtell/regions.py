@@ -130,11 +130,14 @@ class RegionCaptioner:
             features_RD = self._pool(view)
             features_RLD, vectors_RE = features_RD[:, None], self.aligner.embed_regions(features_RD)
         options = options or SearchOptions(**self.manifest.search)  # type: ignore[arg-type]
+
+        def find(runtime: Runtime, rows: Sequence[Floats]) -> list[list[Hypothesis]]:
+            return search(runtime, np.stack(rows), options)
+
+        found = next(self.runtime.spread(find, [list(features_RLD)]))
         said = [
             self._caption(hypotheses[0], box, None if vectors_RE is None else vectors_RE[row])
-            for row, (hypotheses, box) in enumerate(
-                zip(search(self.runtime, features_RLD, options), view.boxes_R4, strict=True)
-            )
+            for row, (hypotheses, box) in enumerate(zip(found, view.boxes_R4, strict=True))
         ]
         if boxes is not None:
             return said

@@ -6,9 +6,13 @@ stdout carries results only; messages and progress go to stderr. Exit codes: 0 a
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import sys
+from copy import copy
+from typing import Any
 
 from showtell.errors import DataError, ImageError, ShowtellError, TrainingError
 
@@ -20,9 +24,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text
+    gc.set_threshold(50_000)  # imports leave much to look through and nothing to free
+    atexit.register(gc.freeze)  # nor does the end
     try:
         from showtell.cli.commands import app
 
+        asked = [command for command in app.registered_commands if [_name_of(command)] == sys.argv[1:2]]
+        if asked:  # the options of the others need not be looked at
+            app = copy(app)
+            app.registered_commands, app.registered_groups = asked, []
         app(standalone_mode=True)
     except ShowtellError as error:
         print(f"showtell: {error}", file=sys.stderr)
@@ -40,6 +50,10 @@ def main() -> None:
         )
         _flush_or_forget()
         sys.exit(2)
+
+
+def _name_of(command: Any) -> str:
+    return str(command.name or command.callback.__name__)
 
 
 def _flush_or_forget() -> None:

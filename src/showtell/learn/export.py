@@ -117,6 +117,7 @@ def with_decoder(bundle: Bundle, decoder: Decoder, features_BLD: Tensor) -> Bund
             tuple({0: rows} | ({1: rows} if name in decoder.growing else {}) for name in (*memory_names, *state_names)),
         ),
     )
+    _rank(step)
     graphs, weights = dict(bundle.graphs), dict(bundle.weights)
     for graph, model in (("start", start), ("step", step)):
         graphs[graph], taken = _split(model)
@@ -124,6 +125,16 @@ def with_decoder(bundle: Bundle, decoder: Decoder, features_BLD: Tensor) -> Bund
     names: Any = (bundle.manifest.graphs[0], "start", "step", *bundle.manifest.graphs[1:])
     manifest = replace(bundle.manifest, memory=memory_names, state=state_names, attends=decoder.attends, graphs=names)
     return replace(bundle, manifest=manifest, graphs=graphs, weights=weights)
+
+
+def _rank(step: Any) -> None:
+    """Adds the `best` tokens of each row and their log-probabilities to what the graph says, best first."""
+    graph = step.graph
+    kinds = onnx.TensorProto
+    graph.node.append(onnx.helper.make_node("TopK", ["logprobs", "best"], ["best_logprobs", "best_tokens"]))
+    graph.input.append(onnx.helper.make_tensor_value_info("best", kinds.INT64, [1]))
+    for name, kind in (("best_logprobs", kinds.FLOAT), ("best_tokens", kinds.INT64)):
+        graph.output.append(onnx.helper.make_tensor_value_info(name, kind, ["rows", "best"]))
 
 
 def _export_encoder(encoder: Encoder, size: int) -> tuple[bytes, dict[str, NDArray[Any]]]:
@@ -212,7 +223,7 @@ def _step_gap(
     for tokens_B in tokens_BT.T:
         ours = runtime.step(np.ascontiguousarray(tokens_B), memory, state)
         theirs = torch_step.step(np.ascontiguousarray(tokens_B), torch_memory, torch_state)
-        gap = max(gap, float(np.abs(ours.logprobs_NV - theirs.logprobs_NV).max()))
+        gap = max(gap, float(np.abs(ours.logprobs_NC - theirs.logprobs_NC).max()))
         state, torch_state = ours.state, theirs.state
     return gap
 

@@ -55,7 +55,7 @@ class TorchStep:
         return _to_numpy(memory), _to_numpy(state)
 
     @torch.inference_mode()
-    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays) -> StepOutput:
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         tokens = torch.from_numpy(tokens_N).to(self._device)
         step = self.decoder.step(tokens, self._to_torch(memory), self._to_torch(state))
         alpha = None if step.alpha_NL is None else step.alpha_NL.cpu().numpy()
