@@ -17,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sampler import Sampler
-from showtell.captioner import Captioner
+from showtell.captioner import Captioner, Runtime
 from showtell.decoding import search
 from showtell.images import ImageError, read_pixels
 from showtell.jobs.batch import caption_pictures
@@ -68,12 +69,16 @@ def measure_speed(paths: list[Path], arguments: argparse.Namespace) -> None:
             pixels.append(read_pixels(path, captioner.manifest.preprocessing))
         except ImageError as error:
             print(f"left out of the rate in memory: {error}", file=sys.stderr)
-    batches = [np.stack(pixels[start : start + 16]) for start in range(0, len(pixels), 16)]
+    batches = [pixels[start : start + 16] for start in range(0, len(pixels), 16)]
+
+    def work(runtime: Runtime, batch: Sequence[NDArray[np.uint8]]) -> list[int]:
+        return [len(best) for best in search(runtime, runtime.encode_each(batch), options)]
+
     rates: dict[str, list[float]] = {"in memory": [], "batch job": []}
     for _ in range(arguments.repeats):
         begun = time.perf_counter()
-        for batch in batches:
-            search(captioner.runtime, captioner.runtime.encode(batch), options)
+        for _ in captioner.runtime.spread(work, batches):
+            pass
         rates["in memory"].append(len(pixels) / (time.perf_counter() - begun))
         with listed(paths) as (pictures, out):
             begun = time.perf_counter()

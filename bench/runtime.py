@@ -1,8 +1,9 @@
 """Captions a second of the runtime, against its encoder alone: python bench/runtime.py [--model MODEL] [PICTURE…]
 
-Three rates in one process, measured in turn and several times over; the medians are printed, and their ratio to the
-first: the encoder's session alone on decoded pixels, encoder and beam search on the same pixels, and the whole path
-from the files. The pictures (those of examples/ when none are given) are repeated until there are enough.
+Rates in one process, measured in turn and several times over; the medians are printed, and their ratio to the first:
+the encoder alone on decoded pixels, batches beside each other as in the whole path; all threads on one batch of it;
+encoder and beam search on the same pixels; and the whole path from the files. The pictures (those of examples/ when
+none are given) are repeated until there are enough.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from showtell.captioner import Captioner
+from showtell.captioner import Captioner, Runtime
 from showtell.decoding import search
 from showtell.images import read_pixels
 
@@ -47,25 +51,33 @@ def main() -> None:
     captioner = Captioner.load(arguments.model, threads=arguments.threads)
     runtime, options = captioner.runtime, captioner.options(beam=arguments.beam)
     paths = find_pictures(arguments.pictures, arguments.count)
-    pixels = np.stack([read_pixels(path, captioner.manifest.preprocessing) for path in paths])
+    pixels = [read_pixels(path, captioner.manifest.preprocessing) for path in paths]
     batches = [pixels[i : i + arguments.batch] for i in range(0, len(pixels), arguments.batch)]
     words: list[int] = []
 
-    def encode() -> None:
-        for batch in batches:
-            runtime.encode(batch)
+    def encode(runtime: Runtime, batch: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        return list(runtime.encode_each(batch))
 
-    def encode_and_search() -> None:
+    def encode_and_search(runtime: Runtime, batch: Sequence[NDArray[np.uint8]]) -> list[int]:
+        found = search(runtime, runtime.encode_each(batch), options)
+        words.extend(len(best[0].tokens) for best in found)
+        return []
+
+    def one_batch() -> None:
         for batch in batches:
-            words.extend(len(best[0].tokens) for best in search(runtime, runtime.encode(batch), options))
+            runtime.encode(np.stack(batch))
+
+    def spread(work: Callable[[Runtime, Sequence[NDArray[np.uint8]]], list[Any]]) -> Callable[[], None]:
+        return lambda: deque(runtime.spread(work, batches), maxlen=0).clear()
 
     def caption_files() -> None:
         for result in captioner.caption_stream(paths, options, batch=arguments.batch):
             assert hasattr(result, "text"), result
 
     works: dict[str, Callable[[], None]] = {
-        "encoder alone": encode,
-        "encoder and search": encode_and_search,
+        "encoder alone": spread(encode),
+        "all on one batch": one_batch,
+        "encoder and search": spread(encode_and_search),
         "from files": caption_files,
     }
     rates: dict[str, list[float]] = {name: [] for name in works}

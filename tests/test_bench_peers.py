@@ -126,7 +126,7 @@ def test_a_disturbed_turn_is_taken_again(
 def test_targets_are_judged(peers: ModuleType, faster: float, met: bool) -> None:
     ours = peers.Found(about={"disk": 17.0}, first=[0.5], first_memory=[120.0])
     blip = peers.Found(about={"disk": 900.0}, ratios=[faster], first=[9.0], first_memory=[1300.0])
-    own = {"path to encoder": [0.6], "beam 5 to greedy, time": [1.5]}
+    own = {"path to encoder": [0.6], "path to encoder, one batch": [0.6], "beam 5 to greedy, time": [1.5]}
     told = {what: good for what, _, _, good in peers.judge({"showtell": ours, "blip": blip}, own)}
     assert told["captions/s, times blip's"] is met
     assert told["first caption, of blip's"] is True

@@ -3,7 +3,8 @@
 captions     the whole path, every caption of the same number of words as the other captioners'
 as it ends   the same search, captions ending where the model ends them, at most as long as its default
 greedy, beam 5   captions as they end, by those searches
-encoder      the encoder's graph alone, on pictures that were read before
+encoder      the encoder's graph alone, on pictures that were read before, batches beside each other as in `captions`
+one batch    the same with all threads on one batch
 product, numpy   one product of two large matrices of float32, by ONNX Runtime and by numpy
 """
 
@@ -27,7 +28,7 @@ from showtell.images import read_pixels
 from showtell.records import Failure
 
 SIDE = 2048  # of the large matrices
-CALL = 4  # batches in a call: pictures are read while the networks run
+CALL = 8  # batches in a call: pictures are read while the networks run
 CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}  # and which input is the weight
 PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "QGemm")
 
@@ -99,16 +100,17 @@ def load(name: str, settings: Settings) -> System:
     some = [Path(path).read_bytes() for path in (settings.pictures * size)[:size]]
     pixels = np.stack([read_pixels(data, captioner.manifest.preprocessing) for data in some])
 
-    def encode(pictures: list[bytes]) -> list[int]:
-        captioner.runtime.encode(pixels)
-        return [0] * len(pictures)
+    def encode_beside(pictures: list[bytes]) -> list[int]:
+        encoded = captioner.runtime.spread(lambda runtime, some: list(runtime.encode_each(some)), [list(pixels)] * CALL)
+        return [0 for done in encoded for _ in done]
 
     works = {
         "captions": search_with(fixed),
         "as it ends": search_with(captioner.options(beam=settings.beam)),
         "greedy": search_with(captioner.options(beam=1)),
         "beam 5": search_with(captioner.options(beam=5)),
-        "encoder": Work(encode, size),
+        "encoder": Work(encode_beside, CALL * size),
+        "one batch": Work(once(lambda: captioner.runtime.encode(pixels)), size),
     }
     matrices = np.random.default_rng(0).random((2, SIDE, SIDE), np.float32)
     products = {"product": build_product(settings.threads), "numpy": lambda: matrices[0] @ matrices[1]}

@@ -106,6 +106,12 @@ class Runtime:
         features: NDArray[np.float32] = self._sessions["encoder"].run(["features"], {"pixels": pixels_BHWC})[0]
         return features
 
+    def encode_each(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """The same of any number of pictures, a few at a time: the processor's caches hold what is between layers."""
+        starts = range(0, len(pictures), _TOGETHER)
+        parts = [self.encode(np.stack(pictures[start : start + _TOGETHER])) for start in starts]
+        return np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
+
     def start(self, features_BLD: NDArray[Any]) -> tuple[Arrays, Arrays]:
         names = (*self.manifest.memory, *self.manifest.state)
         arrays = dict(zip(names, self._sessions["start"].run(names, {"features": features_BLD}), strict=True))
@@ -263,9 +269,7 @@ class Captioner:
         maps: bool,
     ) -> list[Caption | Failure]:
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
-        # A few at a time: the processor's caches hold what is between the layers.
-        parts = [runtime.encode(np.stack(readable[i : i + _TOGETHER])) for i in range(0, len(readable), _TOGETHER)]
-        features_BLD = np.concatenate(parts) if parts else np.empty((0, 0, 0), np.float32)
+        features_BLD = runtime.encode_each(readable)
         found = zip(features_BLD, search(runtime, features_BLD, options), strict=True)
         said: list[Caption | Failure] = []
         for name, pixels in group:
