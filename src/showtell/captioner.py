@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from showtell.bundle import GRAPHS, Bundle, Manifest, read_bundle
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
-from showtell.errors import BundleError, ImageError
+from showtell.errors import BackendError, BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
 from showtell.occlusion import occlusion_maps
 from showtell.records import Caption, Failure
@@ -43,9 +43,18 @@ class Runtime:
         lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The graphs
             run as they are written, so numbers differ in their last digits.
         encodes: Whether `encode` will be called; without, its graph is not opened.
+        cuda: Compute on a CUDA device, with what ONNX Runtime has for it.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, encodes: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+        encodes: bool = True,
+        cuda: bool = False,
+    ) -> None:
         self.manifest = bundle.manifest
         if "step" not in bundle.graphs:
             raise BundleError(
@@ -55,7 +64,7 @@ class Runtime:
         self.threads = threads or os.cpu_count() or 1
         self._bundle, self._lean = bundle, lean
         self._sessions = {
-            graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS if encodes or graph != "encoder"
+            graph: open_graph(graph, bundle, threads, lean, cuda) for graph in GRAPHS if encodes or graph != "encoder"
         }
         self._ranks = "best" in {given.name for given in self._sessions["step"].get_inputs()}
         self._single: tuple[Runtime, ThreadPoolExecutor] | None = None
@@ -129,12 +138,21 @@ class Runtime:
         return StepOutput(outputs[said[0]], new_state, outputs.get("alpha"), outputs.get("best_tokens"))
 
 
-def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> Any:
+def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool, cuda: bool = False) -> Any:
     """A graph of a bundle, ready to run; arguments as `Runtime`.
 
     Raises:
         BundleError: ONNX Runtime does not take it.
+        BackendError: This ONNX Runtime has nothing for CUDA devices.
     """
+    providers = ["CPUExecutionProvider"]
+    if cuda:
+        providers.insert(0, "CUDAExecutionProvider")
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise BackendError(
+                "this ONNX Runtime knows no CUDA device; where there is one, run: pip uninstall onnxruntime, "
+                "pip install onnxruntime-gpu, or leave --gpus-per-actor out"
+            )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors; what concerns the user comes as an exception
@@ -152,7 +170,7 @@ def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> A
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in mine.values()]
     try:
         options.add_external_initializers(list(mine), values)
-        return onnxruntime.InferenceSession(bundle.graphs[graph], options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(bundle.graphs[graph], options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public root
         raise BundleError(f"ONNX Runtime refuses {graph}.onnx of {bundle.manifest.name!r}: {error}") from error
 
@@ -167,13 +185,13 @@ class Captioner:
         'a dog runs through the grass'
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, cuda: bool = False) -> None:
         if {"wide", "step"} <= bundle.graphs.keys():
             raise BundleError(
                 f"{bundle.manifest.name!r} is an alignment model that captions regions; use showtell regions "
                 "(RegionCaptioner), or give a captioner, such as 'default'"
             )
-        self.runtime = Runtime(bundle, threads=threads, lean=lean)
+        self.runtime = Runtime(bundle, threads=threads, lean=lean, cuda=cuda)
         self.vocabulary = bundle.vocabulary
 
     @classmethod
