@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import Run
 from showtell.bundle import read_bundle
+from showtell.captioner import Captioner
 from showtell.cluster import Cluster, count_actors, joined, spread
+from showtell.datasets import read_native
 from showtell.decoding import SearchOptions
 from showtell.errors import BackendError, ConfigError, DataError
 from showtell.jobs import parts
 from showtell.jobs.parts import caption_parts
 from showtell.jobs.tables import read_table
 from showtell.records import Failure
+from showtell.report.curves import read_metrics
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 OURS = Cluster(actors=1)
@@ -89,6 +97,154 @@ def test_captions_of_a_cluster_are_those_of_one_process(
     Path("ray.jsonl/part-00001.jsonl").unlink()
     here = run("batch", "photos", "--out", "ray.jsonl", "--beam", "1", "--json")
     assert (here.code, here.rows[0]["captioned"] + here.rows[0]["unchanged"]) == (1, 4)
+
+
+# training
+
+
+def losses(run: Path) -> list[float]:
+    return [epoch.values["train_loss"] for epoch in read_metrics(run / "metrics.csv")]
+
+
+@pytest.fixture(scope="module")
+def steady(toy_settings: Any) -> Any:
+    """Settings whose loss depends on no draw but the order of the batches."""
+    return replace(
+        toy_settings,
+        model=replace(toy_settings.model, dropout=0.0),
+        train=replace(toy_settings.train, epochs=5, batch_pictures=5, learning_rate=5e-3),
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(steady: Any, toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process; its features are in `features`."""
+    from showtell.learn.run import fit
+
+    directory = tmp_path_factory.mktemp("alone")
+    fit(steady, read_native(toy_data), directory)
+    return directory
+
+
+def test_a_run_of_two_workers_follows_one_process_past_a_death(
+    ray: Any, steady: Any, alone: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    from showtell.learn.workers import train_on_cluster
+
+    run, killed = tmp_path / "run", []
+
+    def kill_one(what: str, done: int, total: int) -> None:
+        if what.startswith("epoch 2 (") and not killed:
+            workers = [path for path in Path("/proc").glob("[0-9]*") if b"RayTrainWorker" in _command(path)]
+            killed.append(int(workers[-1].name))
+            os.kill(killed[0], signal.SIGKILL)
+
+    bundle = train_on_cluster(
+        steady, read_native(toy_data), run, Cluster(actors=2), features=alone / "features", progress=kill_one
+    )
+    assert killed
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
+    assert Captioner.load(bundle).caption([toy_data / "images/red_square.png"])[0].to_json()["caption"]
+    with pytest.raises(ConfigError, match="already holds a run; go on with it with --resume"):
+        train_on_cluster(steady, read_native(toy_data), run, Cluster(actors=2))
+
+
+def _command(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_a_worker_cannot_do_is_said_once(ray: Any, steady: Any, toy_data: Path, tmp_path: Path) -> None:
+    from showtell.learn.workers import train_on_cluster
+
+    mistaken = replace(steady, train=replace(steady.train, min_count=1000))
+    with pytest.raises(ConfigError, match="only 0 words occur 1000 times"):
+        train_on_cluster(mistaken, read_native(toy_data), tmp_path / "run", Cluster(actors=1))
+
+
+def test_torchrun_shares_a_run_that_one_process_goes_on_with(
+    steady: Any, alone: Path, toy_data: Path, tmp_path: Path, run: Run
+) -> None:
+    from showtell.learn.tuning import to_toml
+
+    config, directory = tmp_path / "steady.toml", tmp_path / "run"
+    config.write_text(to_toml(replace(steady, train=replace(steady.train, epochs=6))), "utf-8")
+    command = [str(config), "--data", str(toy_data), "--out", str(directory), "--features", str(alone / "features")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "showtell", "train"]
+    with subprocess.Popen([*launch, *command], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(_rows(directory)) < 2:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode != 0, err
+    done = len(losses(directory))
+    assert run("train", *command, "--resume").code == 0
+    assert 2 <= done < 6
+    assert losses(directory)[:2] == pytest.approx(_losses_of_six(steady, toy_data, alone, tmp_path)[:2], rel=1e-3)
+    assert len(losses(directory)) == 6
+
+
+def _rows(directory: Path) -> list[str]:
+    path = directory / "metrics.csv"
+    return path.read_text("utf-8").splitlines()[1:] if path.exists() else []
+
+
+def _losses_of_six(steady: Any, toy_data: Path, alone: Path, tmp_path: Path) -> list[float]:
+    from showtell.learn.run import fit
+
+    longer = replace(steady, train=replace(steady.train, epochs=6))
+    fit(longer, read_native(toy_data), tmp_path / "six", features=alone / "features")
+    return losses(tmp_path / "six")
+
+
+# features and indexes
+
+
+def test_shards_of_features_are_one_store(
+    ray: Any, steady: Any, alone: Path, toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from showtell.learn import shards
+    from showtell.learn.features import FeatureStore
+    from showtell.learn.run import fit
+
+    monkeypatch.setattr(shards, "_SHARD", 10)
+    cluster, examples = Cluster(actors=1), read_native(toy_data)
+    store = shards.extract(steady, examples, tmp_path / "store", cluster=cluster)
+    whole = FeatureStore(alone / "features")
+    assert (store.images, store.shape, store.failures) == (whole.images, whole.shape, {})
+    rows = np.array([23, 0, 10, 9, 10])
+    np.testing.assert_allclose(store.read(rows), whole.read(rows), atol=2e-3, rtol=2e-3)
+    fit(steady, examples, tmp_path / "run", features=tmp_path / "store")
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-2)
+    shutil.rmtree(tmp_path / "store/shard-00001")
+    with pytest.raises(DataError, match="is not a feature store"):
+        FeatureStore(tmp_path / "store")
+    assert shards.extract(steady, examples, tmp_path / "store", cluster=cluster).images == whole.images
+    with pytest.raises(ConfigError, match="holds features of another encoder or data set"):
+        shards.extract(steady, examples[1:], tmp_path / "store", cluster=cluster)
+    concepts = replace(steady, model=replace(steady.model, conditioning="concepts"))
+    with pytest.raises(ConfigError, match="tunes its encoder on content words first"):
+        shards.extract(concepts, examples, tmp_path / "other")
+
+
+def test_an_index_of_a_cluster_finds_the_same(
+    ray: Any, aligned_run: Path, toy_data: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(toy_data / "images", tmp_path / "pictures")
+    (tmp_path / "pictures/broken.png").write_bytes(b"no picture")
+    command = ("index", tmp_path / "pictures", "--model", aligned_run / "bundle", "--out")
+    here = run(*command, tmp_path / "here.index", "--json")
+    there = run(*command, tmp_path / "there.index", "--json", "--engine", "ray", "--actors", "1")
+    assert (here.code, there.code) == (1, 1)
+    assert {**here.rows[0], "index": ""} == {**there.rows[0], "index": ""}
+    found = [run("search", tmp_path / name, "a red square", "--top", "3") for name in ("here.index", "there.index")]
+    assert found[0].lines == found[1].lines
+    assert run(*command, tmp_path / "there.index", "--json").rows[0]["unchanged"] == 24
+
+
+# what is not there
 
 
 def test_more_actors_than_there_is_room_for(ray: Any) -> None:

@@ -27,6 +27,7 @@ _ANSWER = 5.0  # seconds in which an address has to take a connection
 _JOIN = 60.0  # seconds in which a cluster has to take us in, or start
 _LOOK = 120.0  # seconds in which each machine has to say what is installed there
 _FRUITLESS = 2  # passes in a row that break off before any block is done
+_HEAR = 0.5  # seconds between looks for messages
 _LOCAL = "local"
 _RAISED = {error.__name__: error for error in (BackendError, ConfigError, DataError, ImageError, TrainingError)}
 
@@ -236,6 +237,33 @@ def _pass(make: Callable[[], Work], left: dict[int, Any], actors: int, cluster: 
         if raised is not None:
             raise _RAISED.get(raised, ShowtellError)(said)
         yield int(row["number"]), said
+
+
+@contextlib.contextmanager
+def listening(hear: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """A function that can be sent to the cluster: what it is called with, there, `hear` is called with here."""
+    import ray
+    from ray.util.queue import Empty, Queue
+
+    queue, over = Queue(actor_options={"num_cpus": 0}), threading.Event()
+
+    def listen() -> None:
+        while True:
+            with contextlib.suppress(Empty):
+                hear(queue.get(timeout=_HEAR))
+                continue
+            if over.is_set():
+                return
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield queue.put
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(ray.exceptions.RayError):
+            queue.shutdown(force=True)
 
 
 class _Actor:

@@ -26,8 +26,27 @@ Actors = Annotated[
 GpusPerActor = Annotated[float, typer.Option("--gpus-per-actor", help="A share of a GPU for each actor.")]
 
 
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Of the cluster, side by side. [default: one a core of the cluster]")
+]
+UseGpu = Annotated[bool, typer.Option("--use-gpu", help="A GPU for each worker.")]
+
+
+def choose_workers(engine: str, address: str | None, workers: int | None, use_gpu: bool) -> Cluster | None:
+    """The same, in the words of a training.
+
+    Raises:
+        ConfigError: As `choose_cluster`.
+    """
+    return choose_cluster(engine, address, workers, float(use_gpu), names=("--workers", "--use-gpu"))
+
+
 def choose_cluster(
-    engine: str, address: str | None = None, actors: int | None = None, gpus_per_actor: float = 0
+    engine: str,
+    address: str | None = None,
+    actors: int | None = None,
+    gpus_per_actor: float = 0,
+    names: tuple[str, str] = ("--actors", "--gpus-per-actor"),
 ) -> Cluster | None:
     """The cluster that was asked for, None for this process.
 
@@ -39,7 +58,7 @@ def choose_cluster(
 
     if engine not in ENGINES:
         raise ConfigError(f"unknown engine {engine!r}; accepted are {' and '.join(ENGINES)}")
-    given = {"--address": address, "--actors": actors, "--gpus-per-actor": gpus_per_actor}
+    given = {"--address": address, names[0]: actors, names[1]: gpus_per_actor}
     if engine == "local":
         for name, value in given.items():
             if value:

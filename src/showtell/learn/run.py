@@ -116,8 +116,11 @@ def train(
         progress=progress,
         processes=processes,
     )
-    if not processes.leads:
-        return Path(directory) / "bundle"
+    return finish(directory, progress=progress) if processes.leads else Path(directory) / "bundle"
+
+
+def finish(directory: str | Path, *, progress: Progress = silent) -> Path:
+    """The bundle of a run that has been fitted, and its curves."""
     draw_curves(Path(directory) / "metrics.csv", Path(directory) / "curves.png")
     return export_run(directory, progress=progress)
 
