@@ -244,6 +244,30 @@ def test_an_index_of_a_cluster_finds_the_same(
     assert run(*command, tmp_path / "there.index", "--json").rows[0]["unchanged"] == 24
 
 
+def test_trials_side_by_side_are_one_search(ray: Any, steady: Any, alone: Path, toy_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs the extra 'tune'")
+    from showtell.learn.space import Choices, Range, Search
+    from showtell.learn.tuning import tune
+
+    config = replace(steady, train=replace(steady.train, epochs=2))
+    space = {"train.learning_rate": Range(low=1e-4, high=1e-1, log=True), "model.hidden": Choices((16, 32))}
+    search, examples, told = Search(config, space, "shapes"), read_native(toy_data), []
+
+    def listen(what: str, done: int, total: int) -> None:
+        told.append(what)
+
+    find = partial(tune, search, examples, tmp_path, features=alone / "features")
+    found = find(trials=3, cluster=Cluster(actors=2), progress=listen)
+    assert [trial.state for trial in found.trials] == ["finished"] * 3
+    assert all(len(trial.curve) == 2 for trial in found.trials)
+    assert found.best is not None
+    assert found.best.cider == max(trial.cider for trial in found.trials if trial.cider is not None)
+    begun = [place for place, what in enumerate(told) if what.startswith("trial ") and "hidden" in what]
+    ended = [place for place, what in enumerate(told) if ": CIDEr" in what]
+    assert begun[1] < ended[0], "two were under way at once"
+    assert [trial.number for trial in find(trials=4).trials] == [1, 2, 3, 4]
+
+
 # what is not there
 
 

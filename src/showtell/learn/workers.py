@@ -1,14 +1,17 @@
-"""A run on the workers of a Ray cluster: Ray Train starts them, and starts them again when one has died.
+"""Runs on a Ray cluster: one that several workers share, or many side by side.
 
-Each of them is one of the run's processes (`showtell.learn.parallel`); gloo carries their gradients, nccl between GPUs.
-A run that was started again goes on from its last checkpoint, as `--resume` does; so the settings, the checkpoint and
-the bundle are those of a run on one process.
+Ray Train starts the workers of a shared run, and starts them again when one has died. Each of them is one of the run's
+processes (`showtell.learn.parallel`); gloo carries their gradients, nccl between GPUs. What was started again goes on
+from its last checkpoint, as `--resume` does; so the settings, the checkpoint and the bundle are those of one process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,14 +19,17 @@ from typing import Any
 
 import torch
 
+from showtell import errors
 from showtell.cluster import Cluster, count_actors, joined, listening
-from showtell.errors import ConfigError, ShowtellError
+from showtell.errors import BackendError, ConfigError, ShowtellError
 from showtell.learn.config import RunConfig
 from showtell.learn.parallel import Processes
 from showtell.learn.progress import Progress, silent
 from showtell.learn.run import finish, fit
+from showtell.learn.training import Row, Watch
 from showtell.records import Example
 
+_LOOK = 0.2  # seconds between looks at a task
 _DEATHS = 5  # of workers, after each of which a run goes on
 _PATIENCE = timedelta(days=2)  # that a worker waits for another
 
@@ -135,3 +141,76 @@ def _work(loop: dict[str, Any]) -> None:
         )
     except ShowtellError as error:  # what the user can mend comes again however often it is tried
         loop["say"](type(error)(str(error)))
+
+
+# many runs
+
+
+def fit_elsewhere(
+    config: RunConfig,
+    examples: Sequence[Example],
+    directory: Path,
+    *,
+    cluster: Cluster,
+    over: threading.Event,
+    resume: bool,
+    watch: Watch,
+    progress: Progress,
+    **given: Any,
+) -> float:
+    """As `showtell.learn.run.fit`, by a task of the cluster that this process has joined; it waits for the result.
+
+    Args:
+        over: Set when nobody waits any longer; the task is then stopped, and can go on from its checkpoint.
+
+    Raises:
+        KeyboardInterrupt: `over` was set.
+        ShowtellError: What the run raised, or `watch`, which stops it.
+    """
+    import ray
+
+    heard: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+    listeners: dict[str, Callable[..., None]] = {"watch": watch, "progress": progress}
+    told = ray.put(pickle.dumps((config, examples, Path(directory).absolute(), resume, given)))
+    with listening(heard.put) as say:
+        options = {"num_cpus": cluster.cpus_per_actor, "num_gpus": cluster.gpus_per_actor, "max_retries": _DEATHS}
+        task = ray.remote(**options)(_fit).remote(told, say)
+        try:
+            ended = False
+            while not (ended and heard.empty()):
+                ended = ended or bool(ray.wait([task], timeout=_LOOK)[0])
+                if over.is_set():
+                    raise KeyboardInterrupt
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        kind, message = heard.get(timeout=_LOOK)
+                        listeners[kind](*message)
+            raised, said, is_of_machine = ray.get(task)
+        except ray.exceptions.RayError as error:
+            raise BackendError(f"a run died on the cluster again and again ({error!s:.200})") from error
+        finally:
+            if not ended:
+                ray.cancel(task, force=True)
+                ray.wait([task])
+    if raised is None:
+        return float(said)
+    raise getattr(errors, raised)(said) from (OSError(said) if is_of_machine else None)
+
+
+def _fit(told: bytes, say: Callable[[Any], None]) -> tuple[str | None, Any, bool]:
+    """(the kind of an error or None, its sentence or the best CIDEr, whether the machine is at fault)."""
+    config, examples, directory, resume, given = pickle.loads(told)
+
+    def watch(row: Row, captions: dict[str, str]) -> None:
+        say(("watch", (row, {})))
+
+    def progress(*told: Any) -> None:
+        say(("progress", told))
+
+    resume = resume or (directory / "checkpoint.pt").exists()
+    try:
+        return None, fit(config, examples, directory, resume=resume, watch=watch, progress=progress, **given), False
+    except ShowtellError as error:
+        return type(error).__name__, str(error), error.__cause__ is not None
+    except torch.OutOfMemoryError as error:
+        return "TrainingError", f"there is not enough memory on the device: {error}", False
