@@ -71,8 +71,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_here(make: Callable[[], Work], blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
     """The engine of one machine: block after block in this process."""
-    work = make()
-    yield from ((number, work(block)) for number, block in enumerate(blocks))
+    if blocks:
+        work = make()
+        yield from ((number, work(block)) for number, block in enumerate(blocks))
 
 
 def caption_parts(
@@ -122,8 +123,11 @@ def caption_parts(
             captioned, failed = captioned + rows - len(failures), failed + len(failures)
             for image, error in failures:
                 notice(Failure(image, error))
-            told = "captioning blocks of pictures" + (f" ({failed:,} pictures failed)" if failed else "")
-            progress(told, len(written) + done, max(job.parts, 2))
+            told = "captioning pictures" + (f" ({failed:,} failed)" if failed else "")
+            if job.shards:  # nobody has counted what is in them
+                progress(f"{told}, parts", len(written) + done, job.parts)
+            else:
+                progress(told, captioned + old + failed, job.pictures)
         missing = job.parts - len(folder.parts())
         if missing:
             raise DataError(

@@ -74,7 +74,7 @@ def _extract_shards(
     cluster: Cluster,
     progress: Progress,
 ) -> FeatureStore:
-    blocks = [
+    blocks: list[dict[str, Any]] = [
         {"shard": number, "pictures": [(example.id, example.image) for example in examples[start : start + _SHARD]]}
         for number, start in enumerate(range(0, len(examples), _SHARD))
     ]
@@ -87,7 +87,7 @@ def _extract_shards(
     )
     there = len(blocks) - len(left)
     for done, _ in enumerate(spread(make, left, cluster), there + 1):
-        progress("encoding shards", done, max(len(blocks), 2))
+        progress("encoding shards of pictures", done, len(blocks))
     missing = [block["shard"] for block in blocks if not shard_of(directory, block["shard"]).exists()]
     if missing:
         raise DataError(
@@ -105,7 +105,11 @@ def _claim(directory: Path, about: dict[str, Any]) -> None:
         raise ConfigError(
             f"{directory} holds features of another encoder or data set; give another directory, or remove this one"
         )
-    write_atomically(path, lambda partial: partial.write_text(json.dumps(about), "utf-8") and None)
+
+    def write(partial: Path) -> None:
+        partial.write_text(json.dumps(about), "utf-8")
+
+    write_atomically(path, write)
 
 
 class _Extraction:
