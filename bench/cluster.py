@@ -86,7 +86,7 @@ def measure_speed(paths: list[Path], arguments: argparse.Namespace) -> None:
 class Idle(parts._Writer):
     """Writes parts whose captions cost nothing."""
 
-    def _caption(self, sources: Iterator[tuple[str, Any]], readers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _caption(self, sources: Iterator[tuple[str, Any]], readers: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
         for label, _ in sources:
             yield label, {"caption": "a picture", "logprob": -1.0, "words": [{"word": "picture", "logprob": -1.0}]}
 

@@ -90,15 +90,16 @@ def test_a_job_goes_on_with_the_parts_that_are_missing(photos: Path, bundle: Bun
 
 
 def test_a_part_that_breaks_off_is_not_there(photos: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, left = Captioner.caption_pixels, [3]
+    real, left = Captioner.caption_labelled, [3]
 
     def tire(*arguments: Any, **named: Any) -> Any:
         left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
+        for result in real(*arguments, **named):
+            yield result
+            if not left[0]:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(Captioner, "caption_pixels", tire)
+    monkeypatch.setattr(Captioner, "caption_labelled", tire)
     with pytest.raises(KeyboardInterrupt):
         caption_parts([photos], "out.jsonl", bundle, GREEDY)
     assert sorted(path.name for path in Path("out.jsonl").iterdir() if path.name[0] != "_") == [

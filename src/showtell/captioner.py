@@ -62,7 +62,7 @@ class Runtime:
                 "such as 'default'"
             )
         self.threads = threads or os.cpu_count() or 1
-        self._bundle, self._lean = bundle, lean
+        self._bundle, self._lean, self._cuda = bundle, lean, cuda
         self._sessions = {
             graph: open_graph(graph, bundle, threads, lean, cuda) for graph in GRAPHS if encodes or graph != "encoder"
         }
@@ -106,7 +106,7 @@ class Runtime:
         """(the graphs with one thread each, the threads to run them in)."""
         with self._opening:
             if self._single is None:
-                single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions)
+                single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions, cuda=self._cuda)
                 self._single = single, ThreadPoolExecutor(self.threads, "showtell")
         return self._single
 
@@ -251,10 +251,27 @@ class Captioner:
             (f"picture {number}" if isinstance(source, bytes) else os.fspath(source), source)
             for number, source in enumerate(images, 1)
         )
+        yield from self.caption_labelled(labelled, options, batch=batch, maps=maps, limits=limits)
+
+    def caption_labelled(
+        self,
+        labelled: Iterable[tuple[str, Source | Callable[[], bytes]]],
+        options: SearchOptions,
+        *,
+        batch: int = 16,
+        maps: bool = False,
+        limits: ImageLimits | None = None,
+        readers: int | None = None,
+    ) -> Iterator[Caption | Failure]:
+        """The same of pictures with the names that they have in results; see `images.read_ahead`.
+
+        Args:
+            readers: Threads that read pictures; as many as compute when None.
+        """
         pictures = read_ahead(
             labelled,
             self.manifest.preprocessing,
-            readers=self.runtime.threads,
+            readers=readers or self.runtime.threads,
             ahead=max(2, self.runtime.threads) * batch,
             limits=limits or DEFAULT_LIMITS,
         )

@@ -26,7 +26,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +35,7 @@ from showtell.bundle import Bundle
 from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import ConfigError, DataError, ImageError
-from showtell.images import ImageLimits, read_ahead
+from showtell.images import ImageLimits
 from showtell.jobs.batch import Batched, BatchOptions, header_of, namer
 from showtell.jobs.journal import Header, Places, differences, key_of
 from showtell.jobs.listings import fetch, is_url, list_given, open_url, read_shard
@@ -331,7 +330,6 @@ class _Writer:
     ) -> None:
         self._folder, self._captioner = _Folder(out), Captioner(bundle, threads=threads, cuda=cuda)
         self._options, self._settings = options, settings
-        self._readers = threads or os.cpu_count() or 1
         self._name_of = namer(Path(out))
         if self._folder.read(JOB) is None:
             raise DataError(
@@ -341,7 +339,7 @@ class _Writer:
     def __call__(self, block: dict[str, int]) -> tuple[int, list[tuple[str, str]]]:
         """(how many rows the part has, the pictures that failed and why)."""
         lines = self._folder.read(_LISTING, block["start"], block["end"]) or b""
-        readers = _REMOTE_READERS if b"://" in lines else self._readers
+        readers = _REMOTE_READERS if b"://" in lines else None
         rows, failures = 0, []
 
         def count() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -357,19 +355,14 @@ class _Writer:
         self._folder.put(name, lambda path: write_table(path, count()))
         return rows, failures
 
-    def _caption(self, sources: Iterator[tuple[str, Any]], readers: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        pictures = read_ahead(
-            sources,
-            self._captioner.manifest.preprocessing,
-            readers=readers,
-            ahead=2 * self._settings.batch,
-            limits=self._settings.limits,
+    def _caption(self, sources: Iterator[tuple[str, Any]], readers: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        results = self._captioner.caption_labelled(
+            sources, self._options, batch=self._settings.batch, limits=self._settings.limits, readers=readers
         )
-        while group := list(islice(pictures, self._settings.batch)):
-            for result in self._captioner.caption_pixels(group, self._options):
-                said = result.to_json()
-                del said["image"]
-                yield result.image, said
+        for result in results:
+            said = result.to_json()
+            del said["image"]
+            yield result.image, said
 
 
 def _sources(lines: bytes, limits: ImageLimits) -> Iterator[tuple[str, Any]]:
