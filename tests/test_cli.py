@@ -24,7 +24,7 @@ from conftest import Result, Run
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
-COMMANDS = ("caption", "train", "tune", "evaluate", "report", "score", "export", "encoders")
+COMMANDS = ("caption", "train", "features", "tune", "evaluate", "report", "score", "export", "encoders")
 COMMANDS += ("regions", "ground", "index", "search", "batch", "alt", "serve")
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from showtell.bundle import GRAPHS, Bundle, Manifest, read_bundle
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
-from showtell.errors import BundleError, ImageError
+from showtell.errors import BackendError, BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
 from showtell.occlusion import occlusion_maps
 from showtell.records import Caption, Failure
@@ -43,9 +43,18 @@ class Runtime:
         lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The graphs
             run as they are written, so numbers differ in their last digits.
         encodes: Whether `encode` will be called; without, its graph is not opened.
+        cuda: Compute on a CUDA device, with what ONNX Runtime has for it.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, encodes: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+        encodes: bool = True,
+        cuda: bool = False,
+    ) -> None:
         self.manifest = bundle.manifest
         if "step" not in bundle.graphs:
             raise BundleError(
@@ -53,9 +62,9 @@ class Runtime:
                 "such as 'default'"
             )
         self.threads = threads or os.cpu_count() or 1
-        self._bundle, self._lean = bundle, lean
+        self._bundle, self._lean, self._cuda = bundle, lean, cuda
         self._sessions = {
-            graph: open_graph(graph, bundle, threads, lean) for graph in GRAPHS if encodes or graph != "encoder"
+            graph: open_graph(graph, bundle, threads, lean, cuda) for graph in GRAPHS if encodes or graph != "encoder"
         }
         self._ranks = "best" in {given.name for given in self._sessions["step"].get_inputs()}
         self._single: tuple[Runtime, ThreadPoolExecutor] | None = None
@@ -97,7 +106,7 @@ class Runtime:
         """(the graphs with one thread each, the threads to run them in)."""
         with self._opening:
             if self._single is None:
-                single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions)
+                single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions, cuda=self._cuda)
                 self._single = single, ThreadPoolExecutor(self.threads, "showtell")
         return self._single
 
@@ -135,12 +144,21 @@ class Runtime:
         return StepOutput(outputs[said[0]], new_state, outputs.get("alpha"), outputs.get("best_tokens"))
 
 
-def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> Any:
+def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool, cuda: bool = False) -> Any:
     """A graph of a bundle, ready to run; arguments as `Runtime`.
 
     Raises:
         BundleError: ONNX Runtime does not take it.
+        BackendError: This ONNX Runtime has nothing for CUDA devices.
     """
+    providers = ["CPUExecutionProvider"]
+    if cuda:
+        providers.insert(0, "CUDAExecutionProvider")
+        if providers[0] not in onnxruntime.get_available_providers():
+            raise BackendError(
+                "this ONNX Runtime knows no CUDA device; where there is one, run: pip uninstall onnxruntime, "
+                "pip install onnxruntime-gpu, or leave --gpus-per-actor out"
+            )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors; what concerns the user comes as an exception
@@ -158,7 +176,7 @@ def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool) -> A
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in mine.values()]
     try:
         options.add_external_initializers(list(mine), values)
-        return onnxruntime.InferenceSession(bundle.graphs[graph], options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(bundle.graphs[graph], options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public root
         raise BundleError(f"ONNX Runtime refuses {graph}.onnx of {bundle.manifest.name!r}: {error}") from error
 
@@ -173,13 +191,13 @@ class Captioner:
         'a dog runs through the grass'
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, cuda: bool = False) -> None:
         if {"wide", "step"} <= bundle.graphs.keys():
             raise BundleError(
                 f"{bundle.manifest.name!r} is an alignment model that captions regions; use showtell regions "
                 "(RegionCaptioner), or give a captioner, such as 'default'"
             )
-        self.runtime = Runtime(bundle, threads=threads, lean=lean)
+        self.runtime = Runtime(bundle, threads=threads, lean=lean, cuda=cuda)
         self.vocabulary = bundle.vocabulary
 
     @classmethod
@@ -239,10 +257,27 @@ class Captioner:
             (f"picture {number}" if isinstance(source, bytes) else os.fspath(source), source)
             for number, source in enumerate(images, 1)
         )
+        yield from self.caption_labelled(labelled, options, batch=batch, maps=maps, limits=limits)
+
+    def caption_labelled(
+        self,
+        labelled: Iterable[tuple[str, Source | Callable[[], bytes]]],
+        options: SearchOptions,
+        *,
+        batch: int = 16,
+        maps: bool = False,
+        limits: ImageLimits | None = None,
+        readers: int | None = None,
+    ) -> Iterator[Caption | Failure]:
+        """The same of pictures with the names that they have in results; see `images.read_ahead`.
+
+        Args:
+            readers: Threads that read pictures; as many as compute when None.
+        """
         pictures = read_ahead(
             labelled,
             self.manifest.preprocessing,
-            readers=self.runtime.threads,
+            readers=readers or self.runtime.threads,
             ahead=max(2, self.runtime.threads) * batch,
             limits=limits or DEFAULT_LIMITS,
         )

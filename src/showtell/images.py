@@ -17,7 +17,7 @@ import math
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +196,7 @@ def _fit(picture: _Upright, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 
 
 def read_ahead(
-    sources: Iterable[tuple[str, Source]],
+    sources: Iterable[tuple[str, Source | Callable[[], bytes]]],
     preprocessing: Preprocessing,
     *,
     readers: int,
@@ -206,11 +206,13 @@ def read_ahead(
     """Labelled pictures in order, each as `read_pixels` gives it or the error it raises.
 
     They are decoded in `readers` threads while the caller works, at most `ahead` of them before they are asked for.
+    A source may be a function, which gets the bytes in such a thread, or raises an `ImageError`.
     """
 
-    def read(label: str, source: Source) -> tuple[str, NDArray[np.uint8] | ImageError]:
-        name = label if isinstance(source, bytes) else None
+    def read(label: str, source: Source | Callable[[], bytes]) -> tuple[str, NDArray[np.uint8] | ImageError]:
         try:
+            source = source() if callable(source) else source
+            name = label if isinstance(source, bytes) else None
             return label, read_pixels(source, preprocessing, limits=limits, name=name)
         except ImageError as error:
             return label, error

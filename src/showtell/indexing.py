@@ -16,7 +16,7 @@ import secrets
 import stat
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -51,7 +51,13 @@ _TOLD = 5  # failures whose sentences a run gives back
 _USELESS = 0.25  # of the rows, from which on the index is written anew
 _REPEATED = 2  # lines for each that counts, from which on too
 _COPIED = 4096  # rows copied at once then
+_BLOCK = 256  # pictures that are sent elsewhere together
 _OURS = ("embeddings-", "entries-", "offsets-", "approximate-")
+
+
+# Blocks of paths -> (the number of a block, (float16 rows of what can be read, for each picture the error or None)), as
+# they are done.
+Elsewhere = Callable[[Sequence[Sequence[str]]], Iterator[tuple[int, tuple[bytes, Sequence[str | None]]]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +98,7 @@ def index_pictures(
     threads: int | None = None,
     limits: ImageLimits = DEFAULT_LIMITS,
     source: str = "",
+    elsewhere: Elsewhere | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Indexed:
     """Brings an index up to date with a folder of pictures, of any depth; a new one is made where there is none.
@@ -104,6 +111,7 @@ def index_pictures(
         batch: Pictures that are encoded together.
         threads: That read pictures; all cores when None.
         source: Where the model lies; kept, so that whoever searches need not say it.
+        elsewhere: Who encodes the pictures that are new, in the place of this process.
 
     Raises:
         DataError: There is no such folder or no picture in it (the index is then left as it is), another run is
@@ -124,7 +132,7 @@ def index_pictures(
         writer = _Writer(directory, embedder, source)
         try:
             run = _Run(writer, root, embedder, limits, threads or os.cpu_count() or 1)
-            for done in run.encode(batch):
+            for done in run.encode(batch) if elsewhere is None else run.encode_elsewhere(elsewhere):
                 progress("indexing pictures", min(done, total - 1), total)
             run.forget()
             progress("indexing pictures", total, total)
@@ -203,6 +211,19 @@ class _Run:
                 yield self._done
             yield self._done
 
+    def encode_elsewhere(self, elsewhere: Elsewhere) -> Iterator[int]:
+        """The same, by others; what is new is in memory by its path."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            paths = [path for path, _ in self._sort_out(pool)]
+        found = list(self._pending)
+        self._pending.clear()
+        yield self._done
+        blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+        for number, (rows, errors) in elsewhere(blocks):
+            vectors = np.frombuffer(rows, "<f2").reshape(-1, self._embedder.width)
+            self._note(found[number * _BLOCK : (number + 1) * _BLOCK], vectors, errors)
+            yield self._done
+
     @property
     def _done(self) -> int:
         return self._encoded + self._unchanged + len(self._origins) + self._unreadable
@@ -266,15 +287,16 @@ class _Run:
 
     def _write(self, group: list[NDArray[np.uint8] | ImageError]) -> None:
         """Encodes pictures and writes them down."""
-        readable = [pixels for pixels in group if not isinstance(pixels, ImageError)]
-        rows: Iterator[int] = iter(())
-        if readable:
-            rows = iter(self._writer.append_rows(self._embedder.embed_pictures(np.stack(readable))))
+        vectors, errors = embed_group(self._embedder, group)
+        self._note([self._pending.popleft() for _ in group], vectors, errors)
+
+    def _note(self, group: Sequence[_Found], vectors: NDArray[np.floating], errors: Sequence[str | None]) -> None:
+        """Writes down the embeddings of the pictures that could be read, and why others could not."""
+        rows = iter(self._writer.append_rows(vectors) if len(vectors) else ())
         entries = []
-        for pixels in group:
-            found = self._pending.popleft()
-            if isinstance(pixels, ImageError):
-                sentence = str(pixels).encode("utf-8", "backslashreplace").decode()
+        for found, error in zip(group, errors, strict=True):
+            if error is not None:
+                sentence = error.encode("utf-8", "backslashreplace").decode()
                 self._fail(found.path, lambda sentence=sentence: sentence)  # type: ignore[misc]
                 entries.append(_entry(found, error=sentence))
             else:
@@ -303,6 +325,17 @@ class _Run:
             unreadable=self._unreadable,
             failures=tuple(self._failures),
         )
+
+
+def embed_group(
+    embedder: Embedder, group: Sequence[NDArray[np.uint8] | ImageError]
+) -> tuple[NDArray[np.floating], list[str | None]]:
+    """(the embeddings of the pictures that could be read, for each picture why it could not, or None)."""
+    errors = [str(pixels) if isinstance(pixels, ImageError) else None for pixels in group]
+    readable = [pixels for pixels in group if not isinstance(pixels, ImageError)]
+    if not readable:
+        return np.zeros((0, embedder.width), np.float32), errors
+    return embedder.embed_pictures(np.stack(readable)), errors
 
 
 def _entry(found: _Found, *, row: int = -1, error: str = "") -> Entry:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from showtell.errors import ShowtellError
+
+_AGAIN = 0.5  # seconds
 
 
 @contextlib.contextmanager
@@ -30,3 +33,20 @@ def alone(path: Path, refusal: ShowtellError) -> Iterator[None]:
         except OSError as error:
             raise refusal from error
         yield
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Holds the lock of a file as soon as no other process does."""
+    busy = ShowtellError(f"{path} is held by another process")
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(alone(path, busy))
+            except ShowtellError as error:
+                if error is not busy:
+                    raise
+            else:
+                yield
+                return
+        time.sleep(_AGAIN)

@@ -1,18 +1,21 @@
-"""`showtell batch`: caption folders of photographs into a table, by a job that can be stopped and goes on."""
+"""`showtell batch`: caption pictures into a table, or a cluster into its parts, by a job that can be stopped."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from showtell.cli.engines import Actors, Address, Engine, GpusPerActor, choose_cluster
+
 if TYPE_CHECKING:
     from showtell.cli.progress import Reporter
-    from showtell.jobs.batch import Batched
+    from showtell.cluster import Cluster
+    from showtell.jobs.batch import Batched, BatchOptions
     from showtell.records import Failure
 
 _SHOWN = 5  # failures that are told of without --failures
@@ -22,12 +25,13 @@ def batch(
     pictures: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, patterns in quotes, lists of paths (.txt, or - for standard input), and picture files.",
+            help="Folders, patterns in quotes, lists of paths (.txt, or - for standard input), and picture files; with "
+            "--engine ray also listings (.parquet, .jsonl), tar shards and URLs.",
             metavar="DIR|GLOB|LIST...",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="The table: .jsonl, .csv or .parquet; the same command brings it up to date.")
+        str, typer.Option("--out", help="The table: .jsonl, .csv or .parquet; the same command brings it up to date.")
     ],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders of folders too.")] = False,
     sidecar: Annotated[
@@ -48,18 +52,23 @@ def batch(
         int | None,
         typer.Option("--workers", min=1, help="Threads that read pictures, and of the networks. [default: all cores]"),
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Caption folders of pictures into a table; stopped or killed, the same command goes on where it was.
 
-    Pictures that have not changed since an earlier run are not read again.
+    Pictures that have not changed since an earlier run are not read again. With --engine ray, the table is a folder of
+    parts that the actors of a cluster write; either engine goes on with it.
 
     Example: showtell batch photos --recursive --out captions.csv --sidecar txt
     """
-    from showtell.captioner import Captioner
     from showtell.cli.progress import reporting
-    from showtell.jobs.batch import BatchOptions, caption_pictures
+    from showtell.jobs.batch import BatchOptions
 
+    cluster = choose_cluster(engine, address, actors, gpus_per_actor)
     settings = BatchOptions(recursive=recursive, sidecar=cast(Literal["txt"] | None, sidecar), batch=group)
     told: list[Failure] = []
     count = 0
@@ -74,13 +83,12 @@ def batch(
 
     with reporting() as report:
         try:
-            captioner = Captioner.load(model, threads=workers)
-            options = captioner.options(**({"beam": beam} if beam is not None else {}))
-            found = caption_pictures(
-                pictures, out, captioner, options, settings=settings, notice=notice, progress=_Told(report)
-            )
+            changes = {"beam": beam} if beam is not None else {}
+            run = _caption_parts if cluster is not None or _holds_job(out) else _caption_table
+            found = run(pictures, out, model, changes, settings, workers, cluster, notice, _Told(report))
         except KeyboardInterrupt:
-            print(f"showtell: stopped; the same command goes on (done so far: {out}.journal)", file=sys.stderr)
+            done = out if _holds_job(out) else f"{out}.journal"
+            print(f"showtell: stopped; the same command goes on (done so far: {done})", file=sys.stderr)
             raise typer.Exit(130) from None
     print(json.dumps({"out": str(out), **found.to_json()}) if as_json else f"{out}: {_say(found)}")
     for failure in told:
@@ -89,6 +97,67 @@ def batch(
         print(f"showtell: … and {count - len(told):,} more; --failures lists them all", file=sys.stderr)
     if found.failed or found.texts_failed:
         raise typer.Exit(1)
+
+
+def _holds_job(out: str) -> bool:
+    from showtell.partitions import holds_job
+
+    return holds_job(out)
+
+
+def _caption_table(
+    pictures: list[str],
+    out: str,
+    model: str,
+    changes: dict[str, int],
+    settings: BatchOptions,
+    workers: int | None,
+    cluster: Cluster | None,
+    notice: Callable[[Failure], None],
+    progress: Callable[[str, int, int], None],
+) -> Batched:
+    from showtell.captioner import Captioner
+    from showtell.jobs.batch import caption_pictures
+
+    captioner = Captioner.load(model, threads=workers)
+    options = captioner.options(**changes)
+    return caption_pictures(pictures, out, captioner, options, settings=settings, notice=notice, progress=progress)
+
+
+def _caption_parts(
+    pictures: list[str],
+    out: str,
+    model: str,
+    changes: dict[str, int],
+    settings: BatchOptions,
+    workers: int | None,
+    cluster: Cluster | None,
+    notice: Callable[[Failure], None],
+    progress: Callable[[str, int, int], None],
+) -> Batched:
+    from contextlib import nullcontext
+    from functools import partial
+
+    from showtell.bundle import read_bundle
+    from showtell.cluster import joined, spread
+    from showtell.decoding import SearchOptions
+    from showtell.jobs.parts import caption_parts, run_here
+
+    bundle = read_bundle(model)
+    options = SearchOptions(**{**bundle.manifest.search, **changes})  # type: ignore[arg-type]
+    with nullcontext() if cluster is None else joined(cluster):
+        return caption_parts(
+            pictures,
+            out,
+            bundle,
+            options,
+            settings=settings,
+            engine=run_here if cluster is None else partial(spread, cluster=cluster),
+            threads=workers if cluster is None else cluster.cpus_per_actor,
+            cuda=cluster is not None and cluster.gpus_per_actor > 0,
+            notice=notice,
+            progress=progress,
+        )
 
 
 class _Told:

@@ -19,6 +19,16 @@ from showtell.cli import report as report_command
 from showtell.cli import search as search_commands
 from showtell.cli import serve as serve_command
 from showtell.cli import tune as tune_command
+from showtell.cli.engines import (
+    Actors,
+    Address,
+    Engine,
+    GpusPerActor,
+    UseGpu,
+    Workers,
+    choose_cluster,
+    choose_workers,
+)
 from showtell.cli.sources import (
     ColumnNames,
     Data,
@@ -35,6 +45,10 @@ from showtell.cli.sources import (
 
 if TYPE_CHECKING:
     from showtell.bundle import Bundle
+    from showtell.cluster import Cluster
+    from showtell.learn.config import RunConfig
+    from showtell.learn.parallel import Processes
+    from showtell.learn.training import Watch
     from showtell.metrics.java import JavaMetric
     from showtell.records import Failure, Scores
 
@@ -56,6 +70,7 @@ Spice = Annotated[bool, typer.Option("--spice", help="SPICE too; needs Java, and
 Resamples = Annotated[int, typer.Option("--resamples", min=0, help="For the 95 % intervals; 0: none.")]
 Beam = Annotated[int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")]
 
+_TOLD = 5  # unreadable pictures that are named
 _FEW = 4  # pictures for which a quick start matters more than the speed of each
 
 
@@ -150,9 +165,15 @@ def train(
         bool, typer.Option("--tensorboard", help="Also write events for TensorBoard, into OUT/tensorboard.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    use_gpu: UseGpu = False,
     as_json: Json = False,
 ) -> None:
     """Train a captioner on pictures with captions, or a model that aligns the two.
+
+    Several processes of one machine, or of many, share a run by --engine ray, or started by torchrun.
 
     Example: showtell train rsicd --data rsicd --out runs/aerial --encoder-weights mobilenetv2_100.safetensors
     """
@@ -161,15 +182,18 @@ def train(
 
     from showtell.cli.progress import reporting
     from showtell.datasets import read_captions
+    from showtell.errors import ConfigError
     from showtell.learn import require_training_stack
 
     require_training_stack()
-    from showtell.learn.alignment_run import train_alignment
     from showtell.learn.config import read_config
     from showtell.learn.events import watch_in_tensorboard
-    from showtell.learn.run import train as train_captioner
+    from showtell.learn.parallel import started_by_torchrun
     from showtell.learn.training import unwatched
 
+    cluster = choose_workers(engine, address, workers, use_gpu)
+    if cluster is not None and tensorboard:
+        raise ConfigError("--tensorboard is of a run in this process; leave it out, or --engine ray")
     settings = read_config(config)
     changes: dict[str, Any] = {"epochs": epochs, "seed": seed}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -182,25 +206,20 @@ def train(
     captions = [example for path in text or () for example in read_captions(path)]
     named = [f"{path.name} (pictures with captions)" for path in data]
     named += [f"{path.name} (captions without pictures)" for path in text or ()]
-    events = watch_in_tensorboard(out / "tensorboard") if tensorboard else nullcontext(unwatched)
-    with reporting() as report, events as watch:
-        examples = read_sources(sources, report)
-        run_training = train_captioner if settings.alignment is None else train_alignment
-        try:
-            bundle = run_training(
-                settings,
-                examples,
-                out,
-                text=captions,
-                resume=resume,
-                describe={"data": named},
-                features=features,
-                watch=watch,
-                progress=report,
-            )
-        except KeyboardInterrupt:
-            print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
-            raise typer.Exit(130) from None
+    with started_by_torchrun() as processes, reporting() as report:
+        leads_tensorboard = tensorboard and processes.leads
+        events = watch_in_tensorboard(out / "tensorboard") if leads_tensorboard else nullcontext(unwatched)
+        with events as watch:
+            examples = read_sources(sources, report)
+            given = {"text": captions, "resume": resume, "describe": {"data": named}, "features": features}
+            run_training = _choose_training(settings, cluster, processes, watch)
+            try:
+                bundle = run_training(settings, examples, out, **given, progress=report)
+            except KeyboardInterrupt:
+                print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
+                raise typer.Exit(130) from None
+    if not processes.leads:
+        return
     scores = json.loads((bundle / "bundle.json").read_text("utf-8"))["scores"]
     if as_json:
         print(json.dumps({"bundle": str(bundle), "scores": scores}))
@@ -208,6 +227,77 @@ def train(
         print(f"{bundle}: mean recall {scores['metrics']['mean recall']:.3f} on val")
     else:
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
+
+
+def _choose_training(settings: RunConfig, cluster: Cluster | None, processes: Processes, watch: Watch) -> Any:
+    """What trains these settings."""
+    from functools import partial
+
+    from showtell.errors import ConfigError
+
+    if cluster is not None:
+        from showtell.learn.workers import train_on_cluster
+
+        return partial(train_on_cluster, cluster=cluster)
+    if settings.alignment is None:
+        from showtell.learn.run import train as train_captioner
+
+        return partial(train_captioner, watch=watch, processes=processes)
+    from showtell.learn.alignment_run import train_alignment
+
+    if processes.size > 1:
+        raise ConfigError("an alignment is trained by one process; start it without torchrun")
+    return partial(train_alignment, watch=watch)
+
+
+@app.command()
+def features(
+    config: Annotated[str, typer.Argument(help="A .toml file, or the name of a recipe.", metavar="CONFIG|RECIPE")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Where they are to lie; for `showtell train --features OUT`.")],
+    layout: Format = None,
+    pictures: Pictures = None,
+    columns: ColumnNames = None,
+    shares: Shares = None,
+    split_seed: SplitSeed = 1,
+    encoder_weights: EncoderWeights = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = 0,
+    as_json: Json = False,
+) -> None:
+    """Encode the pictures of a data set once, for runs that share them; stopped, the same command goes on.
+
+    Example: showtell features rsicd --data rsicd --out rsicd.features
+    """
+    from dataclasses import replace
+
+    from showtell.cli.progress import reporting
+    from showtell.learn import require_training_stack
+
+    require_training_stack()
+    from showtell.learn.config import read_config
+    from showtell.learn.shards import extract
+
+    cluster = choose_cluster(engine, address, actors, gpus_per_actor)
+    settings = read_config(config)
+    if encoder_weights is not None:
+        settings = replace(settings, model=replace(settings.model, encoder_weights=encoder_weights))
+    sources = Sources(data, layout, pictures, columns, shares, split_seed)
+    with reporting() as report:
+        try:
+            store = extract(settings, read_sources(sources, report), out, cluster=cluster, progress=report)
+        except KeyboardInterrupt:
+            print(f"showtell: stopped; the same command goes on (features in {out})", file=sys.stderr)
+            raise typer.Exit(130) from None
+    told = {"features": str(out), "pictures": len(store), "failed": len(store.failures)}
+    failed = f", {len(store.failures):,} of them unreadable" if store.failures else ""
+    print(json.dumps(told) if as_json else f"{out}: {len(store):,} pictures{failed}")
+    for sentence in list(store.failures.values())[:_TOLD]:
+        print(f"showtell: not encoded: {sentence}", file=sys.stderr)
+    if store.failures:
+        raise typer.Exit(1)
 
 
 app.command()(batch_command.batch)

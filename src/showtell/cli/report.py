@@ -54,19 +54,21 @@ def report(
     from showtell.cli.progress import reporting
     from showtell.errors import ConfigError, DataError
     from showtell.jobs.tables import read_table
+    from showtell.partitions import holds_job
     from showtell.report.gallery import write_captions, write_gallery
 
+    is_run = source.is_dir() and not holds_job(source)
     of_run, of_file = {"--beam": beam}, {"--references": references, "--pictures": pictures, "--model": model}
-    for name, value in (of_file if source.is_dir() else of_run).items():
+    for name, value in (of_file if is_run else of_run).items():
         if value is not None:
-            kind = "a FILE of captions" if source.is_dir() else "a training run's directory"
+            kind = "a FILE of captions" if is_run else "a training run's directory"
             raise ConfigError(f"{name} is for {kind}, and {source} is none; leave it out")
     if not source.exists():
         raise DataError(f"{source} does not exist; give the directory of a training run, or a table of captions")
     failures: Sequence[Failure] = ()
     scores = None
     with reporting() as progress:
-        if source.is_dir():
+        if is_run:
             page = out or source / "report.html"
             found, val, look = _evaluate_run(source, beam, resamples, progress)
             failures, scores = found.failures, found.scores

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from showtell.cli.engines import Actors, Address, Engine, choose_cluster
+
 if TYPE_CHECKING:
     from showtell.indexing import Indexed
     from showtell.search import About
@@ -30,23 +32,38 @@ def index(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also build a graph for faster searches; needs 'showtell[search]'.")
     ] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
     as_json: Json = False,
 ) -> None:
     """Index the pictures of a folder, to find them with `showtell search`; only new and changed ones are encoded.
 
     Example: showtell index photos --out photos.index
     """
+    from functools import partial
+
     from showtell.alignment import Aligner
+    from showtell.bundle import read_bundle
     from showtell.cli.progress import reporting
+    from showtell.cluster import joined
     from showtell.indexing import index_pictures
+    from showtell.jobs.embedding import embed_on
     from showtell.search import PictureIndex, build_approximate, read_about
 
+    cluster = choose_cluster(engine, address, actors)
     source = _choose_model(model, read_about(out))
-    embedder = Aligner.load(source, threads=threads)
+    bundle = read_bundle(source)
+    embedder = Aligner(bundle, threads=threads)
     kept = str(Path(source).resolve()) if Path(source).exists() else source
+    make = partial(index_pictures, folder, out, embedder, batch=batch, threads=threads, source=kept)
     with reporting() as report:
         try:
-            found = index_pictures(folder, out, embedder, batch=batch, threads=threads, source=kept, progress=report)
+            if cluster is None:
+                found = make(progress=report)
+            else:
+                with joined(cluster):
+                    found = make(elsewhere=embed_on(cluster, bundle, batch=batch), progress=report)
             if approximate:
                 build_approximate(PictureIndex(out), progress=report)
         except KeyboardInterrupt:

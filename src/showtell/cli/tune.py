@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from showtell.cli.engines import Actors, Address, Engine, GpusPerActor, choose_cluster
 from showtell.cli.sources import (
     ColumnNames,
     Data,
@@ -52,6 +53,10 @@ def tune(
     features: Annotated[
         Path | None, typer.Option("--features", help="Where encoded pictures lie. [default: OUT/features]")
     ] = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Try settings of a training, and keep the best: its configuration, its run, and a page about all trials.
@@ -74,6 +79,7 @@ def tune(
     from showtell.learn.tuning import tune as run_search
 
     require_search_stack()
+    cluster = choose_cluster(engine, address, actors, gpus_per_actor)
     search = read_search(config, space)
     changes: dict[str, Any] = {"encoder_weights": encoder_weights, "word_vectors": word_vectors and str(word_vectors)}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -95,6 +101,7 @@ def tune(
                 seed=seed,
                 features=features,
                 describe={"data": named},
+                cluster=cluster,
                 progress=report,
             )
         except KeyboardInterrupt:

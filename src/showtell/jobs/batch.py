@@ -39,6 +39,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from showtell.bundle import Manifest
 from showtell.captioner import Captioner
 from showtell.decoding import SearchOptions
 from showtell.errors import ConfigError, DataError
@@ -146,7 +147,7 @@ def caption_pictures(
 
         busy = DataError(f"another run is writing {out}; wait until it is done, or give another --out")
         with alone(out.with_name(f"{out.name}.lock"), busy):
-            journal = Journal(out.with_name(f"{out.name}.journal"), _header(captioner, options), out)
+            journal = Journal(out.with_name(f"{out.name}.journal"), header_of(captioner.manifest, options), out)
             with closing(journal):
                 run = _Run(journal, out, settings, notice, tell)
                 run.caption(inputs, captioner, options)
@@ -168,8 +169,8 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _header(captioner: Captioner, options: SearchOptions) -> Header:
-    manifest = captioner.manifest
+def header_of(manifest: Manifest, options: SearchOptions) -> Header:
+    """What captions are of, so that those of another model or search are told apart."""
     parts = {name: digest for name, digest in manifest.files.items() if name != "README.md"}
     told = json.dumps([parts, asdict(manifest.preprocessing)], sort_keys=True)
     model = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
@@ -199,7 +200,7 @@ class _Run:
         progress: Callable[[str, int], None],
     ) -> None:
         self._journal, self._settings, self._notice, self._progress = journal, settings, notice, progress
-        self._name_of = _namer(out)
+        self._name_of = namer(out)
         self._order = array("q")  # where the journal has the rows
         self._seen = Places()  # paths of this run -> their rows
         self._pending: deque[_Item] = deque()  # handed to the captioner, in its order
@@ -359,7 +360,7 @@ def _digest(found: Found, limits: ImageLimits) -> str:
     return digest_file(found.path, found.size, limits, width=16) if found.is_regular else ""
 
 
-def _namer(out: Path) -> Callable[[str], str]:
+def namer(out: Path) -> Callable[[str], str]:
     """How the journal and the table beside it call a path."""
     base = os.path.realpath(out.parent).rstrip(os.sep) + os.sep
 

@@ -181,7 +181,7 @@ class Journal:
                 f"{self.path} is a journal of format {old.format}, this showtell reads up to format {FORMAT}; "
                 "run: pip install --upgrade showtell"
             )
-        made, given = _differences(old, header)
+        made, given = differences(old, header)
         if made:
             raise ConfigError(
                 f"{self.path} was made with {made}, and this run has {given}; "
@@ -231,7 +231,7 @@ def _content_key(content: str) -> int:
     return int(content[:16], 16)
 
 
-def _differences(old: Header, new: Header) -> tuple[str, str]:
+def differences(old: Header, new: Header) -> tuple[str, str]:
     """What two headers say where they differ, for people; empty where they do not."""
     told: tuple[list[str], list[str]] = ([], [])
     if old.model != new.model:

@@ -6,6 +6,7 @@
     captions.parquet    the same columns and words, word_logprobs (lists), in groups of 4,096 rows
 
 Bytes of a name that are no UTF-8 are written as `\\udcXX`.
+A table may also be a folder of parts: see `showtell.jobs.parts`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import IO, Any
 
 from showtell.datasets.native import read_lines
 from showtell.errors import BackendError, ConfigError, DataError
+from showtell.partitions import list_parts
 from showtell.records import Caption, Failure
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -65,13 +67,17 @@ def write_table(path: Path, rows: Rows) -> None:
 
 
 def read_table(path: Path) -> Iterator[Caption | Failure]:
-    """What a table says of each picture; of a table from elsewhere, what has no probability gets NaN.
+    """What a table, or a folder of parts, says of each picture; what has no probability gets NaN.
 
     Raises:
         ConfigError: It is of no known format.
         BackendError: pyarrow is missing.
-        DataError: It is missing or broken, or a row has neither caption nor error.
+        DataError: It is missing, broken or unfinished, or a row has neither caption nor error.
     """
+    if path.is_dir():
+        for part in list_parts(path):
+            yield from read_table(part)
+        return
     read = {".jsonl": read_lines, ".csv": _read_csv, ".parquet": _read_parquet}.get(path.suffix.lower())
     if read is None:
         raise ConfigError(f"{path} is no table of captions; accepted are names that end in {', '.join(SUFFIXES)}")

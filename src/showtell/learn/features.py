@@ -4,7 +4,12 @@ The store is a directory:
     features.npy    (N, L, D) float16, one row a picture in the order of the data set; L is 1 for pooled features
     index.jsonl     a line a finished row, in order: {"image": id} or {"image": id, "error": sentence}
     store.json      {"format": 1, "fingerprint": of the encoder, "pooled": bool, "images": N}
+    lock            held by the process that extracts; others wait, and find what it has made
 An extraction that was stopped goes on after the last finished row. The set is never held in memory.
+
+A store may also consist of shards, which are stores themselves and are read as one; `showtell.learn.shards` makes it:
+    store.json      the same, and "shards": S
+    shard-00000/ …  the rows, in order
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +30,7 @@ from showtell.errors import ConfigError, DataError, ImageError
 from showtell.images import read_ahead
 from showtell.learn.encoders import Encoder
 from showtell.learn.progress import Progress, silent
+from showtell.locks import in_turn
 from showtell.records import Example
 
 _FORMAT = 1
@@ -44,10 +51,12 @@ class FeatureStore:
         self.directory = Path(directory)
         try:
             about = json.loads((self.directory / "store.json").read_text("utf-8"))
-            self._features = np.load(self.directory / "features.npy", mmap_mode="r")
-            rows = _read_index(self.directory / "index.jsonl")
+            parts = _parts(self.directory, about)
+            self._features = [np.load(part / "features.npy", mmap_mode="r") for part in parts]
+            rows = [row for part in parts for row in _read_index(part / "index.jsonl")]
         except (OSError, ValueError) as error:
             raise DataError(f"{self.directory} is not a feature store: {error}; extract the features again") from error
+        self._starts = np.cumsum([0, *map(len, self._features)])
         if len(rows) != about["images"]:
             raise DataError(
                 f"the feature store {self.directory} is unfinished: {len(rows)} of {about['images']} pictures; "
@@ -62,17 +71,36 @@ class FeatureStore:
     @property
     def shape(self) -> tuple[int, int]:
         """(L, D) of one picture."""
-        return self._features.shape[1], self._features.shape[2]
+        return self._features[0].shape[1], self._features[0].shape[2]
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The features of some rows, (len(rows), L, D) float32; cold pages are asked for all at once first."""
-        mapped: mmap.mmap = self._features._mmap
-        if hasattr(mapped, "madvise"):
-            size, start = self._features[0].nbytes, self._features.offset
-            for row in rows:
-                begin = (start + int(row) * size) // mmap.PAGESIZE * mmap.PAGESIZE
-                mapped.madvise(mmap.MADV_WILLNEED, begin, start + (int(row) + 1) * size - begin)
-        return self._features[rows].astype(np.float32)
+        part_of = np.searchsorted(self._starts, rows, "right") - 1
+        used = [(part, part_of == part) for part in np.unique(part_of)]
+        for part, here in used:
+            _ask_for(self._features[part], rows[here] - self._starts[part])
+        features = np.empty((len(rows), *self.shape), np.float32)
+        for part, here in used:
+            features[here] = self._features[part][rows[here] - self._starts[part]]
+        return features
+
+
+def _ask_for(features: np.memmap[Any, Any], rows: NDArray[np.int64]) -> None:
+    mapped: mmap.mmap = features._mmap  # type: ignore[attr-defined]
+    if hasattr(mapped, "madvise"):
+        size, start = features[0].nbytes, features.offset
+        for row in rows:
+            begin = (start + int(row) * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, begin, start + (int(row) + 1) * size - begin)
+
+
+def _parts(directory: Path, about: dict[str, Any]) -> list[Path]:
+    """Where the rows lie."""
+    return [shard_of(directory, number) for number in range(about["shards"])] if "shards" in about else [directory]
+
+
+def shard_of(directory: Path, number: int) -> Path:
+    return directory / f"shard-{number:05d}"
 
 
 def extract_features(
@@ -96,18 +124,25 @@ def extract_features(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    about = {
-        "format": _FORMAT,
-        "fingerprint": encoder.fingerprint(),
-        "pooled": pooled,
-        "images": len(examples),
-    }
-    if _has_all(directory, about, examples):
-        return FeatureStore(directory)
+    about = describe_store(encoder.fingerprint(), pooled, len(examples))
+    with in_turn(directory / "lock"):
+        if not _has_all(directory, about, examples):
+            _extract(encoder, examples, directory, about, progress)
+    return FeatureStore(directory)
+
+
+def describe_store(fingerprint: str, pooled: bool, images: int) -> dict[str, Any]:
+    """What store.json says."""
+    return {"format": _FORMAT, "fingerprint": fingerprint, "pooled": pooled, "images": images}
+
+
+def _extract(
+    encoder: Encoder, examples: Sequence[Example], directory: Path, about: dict[str, Any], progress: Progress
+) -> None:
     done = _resume(directory, about, examples)
     if done < len(examples):
         path = directory / "features.npy"
-        shape = (len(examples), 1 if pooled else encoder.rows * encoder.columns, encoder.width)
+        shape = (len(examples), 1 if about["pooled"] else encoder.rows * encoder.columns, encoder.width)
         if done == 0:
             _allocate(path, shape)
             (directory / "store.json").write_text(json.dumps(about), "utf-8")
@@ -122,16 +157,18 @@ def extract_features(
                 index.flush()
                 done += len(batch)
                 progress("encoding pictures", done, len(examples))
-    return FeatureStore(directory)
 
 
-def _has_all(directory: Path, about: dict[str, object], examples: Sequence[Example]) -> bool:
-    if not (directory / "store.json").exists() or not (directory / "index.jsonl").exists():
+def _has_all(directory: Path, about: dict[str, Any], examples: Sequence[Example]) -> bool:
+    if not (directory / "store.json").exists():
         return False
     found = json.loads((directory / "store.json").read_text("utf-8"))
+    parts = _parts(directory, found)
+    if not all((part / "index.jsonl").exists() for part in parts):
+        return False
     if any(found.get(key) != about[key] for key in ("format", "fingerprint")) or found["pooled"] > about["pooled"]:
         return False
-    kept = [row["image"] for row in _read_index(directory / "index.jsonl")]
+    kept = [row["image"] for part in parts for row in _read_index(part / "index.jsonl")]
     return len(kept) == found["images"] and {example.id for example in examples} <= set(kept)
 
 
@@ -148,7 +185,7 @@ def _allocate(path: Path, shape: tuple[int, int, int]) -> None:
             raise DataError(f"the features need {size:.1f} GB at {path.parent}: {error.strerror}; make room") from error
 
 
-def _resume(directory: Path, about: dict[str, object], examples: Sequence[Example]) -> int:
+def _resume(directory: Path, about: dict[str, Any], examples: Sequence[Example]) -> int:
     """How many rows are finished."""
     if not (directory / "store.json").exists():
         return 0

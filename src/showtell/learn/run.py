@@ -35,6 +35,7 @@ from showtell.learn.embeddings import (
 from showtell.learn.encoders import Encoder, build_encoder
 from showtell.learn.export import check_parity, export_bundle, halve
 from showtell.learn.features import FeatureStore, extract_features
+from showtell.learn.parallel import ALONE, Processes
 from showtell.learn.phases import Material, plan_phases
 from showtell.learn.progress import Progress, silent
 from showtell.learn.quantise import quantise
@@ -69,6 +70,7 @@ class Run:
     text: Sequence[Example]
     vocabulary: Vocabulary
     progress: Progress = silent
+    processes: Processes = ALONE
     concepts: list[str] = field(default_factory=list)
     vectors: WordVectors | None = None
     coverage: Coverage | None = None  # of the vectors
@@ -85,6 +87,7 @@ def train(
     features: str | Path | None = None,
     watch: Watch = unwatched,
     progress: Progress = silent,
+    processes: Processes = ALONE,
 ) -> Path:
     """Trains a captioner and returns the directory of its bundle.
 
@@ -95,6 +98,7 @@ def train(
         describe: What the bundle's manifest says of the data.
         features: Where the encoded pictures lie, for runs that share them; None: in `directory`.
         watch: Called after each epoch with its row of metrics.csv and what was said of each picture of `val`.
+        processes: That call this together; `directory` lies on a disk that they share. The first makes the bundle.
 
     Raises:
         ConfigError, DataError: The settings or the examples cannot make a run.
@@ -110,7 +114,13 @@ def train(
         features=features,
         watch=watch,
         progress=progress,
+        processes=processes,
     )
+    return finish(directory, progress=progress) if processes.leads else Path(directory) / "bundle"
+
+
+def finish(directory: str | Path, *, progress: Progress = silent) -> Path:
+    """The bundle of a run that has been fitted, and its curves."""
     draw_curves(Path(directory) / "metrics.csv", Path(directory) / "curves.png")
     return export_run(directory, progress=progress)
 
@@ -126,18 +136,25 @@ def fit(
     features: str | Path | None = None,
     watch: Watch = unwatched,
     progress: Progress = silent,
+    processes: Processes = ALONE,
 ) -> float:
     """Trains without making a bundle, and returns the best CIDEr on `val`; arguments and errors as `train`."""
     if config.alignment is not None:
         raise ConfigError("settings with [alignment] are no captioner's; 'alignment_run.train_alignment' trains them")
     grid = looks_at_grid(config.model)
-    run, encoder, store = begin(config, examples, directory, text, resume, features, progress, grid=grid)
+    progress = progress if processes.leads else silent
+    with processes.lead_first():
+        run, encoder, store = begin(config, examples, directory, text, resume, features, progress, processes, grid=grid)
     material = _prepared_material(run, encoder, store)
     identity = identify(run, encoder, [*material.train, *material.val])
     tuned = encoder if config.finetune.epochs else None
-    loop = Loop(config.train, material.decoder, tuned, run.vocabulary, run.directory, identity, progress, watch)
-    goes_on = resume and (run.directory / "checkpoint.pt").exists()
-    if not goes_on:  # the description of a run that goes on stays, should the checkpoint refuse these data
+    loop = Loop(
+        config.train, material.decoder, tuned, run.vocabulary, run.directory, identity, progress, watch, processes
+    )
+    goes_on = processes.agree(resume and (run.directory / "checkpoint.pt").exists())
+    if (
+        processes.leads and not goes_on
+    ):  # the description of a run that goes on stays, should the checkpoint refuse these data
         write_description(run, describe or {})
     return run_phases(loop, plan_phases(material), resume=goes_on).best_score
 
@@ -150,6 +167,7 @@ def begin(
     resume: bool,
     features: str | Path | None,
     progress: Progress,
+    processes: Processes = ALONE,
     *,
     grid: bool,
 ) -> tuple[Run, Encoder, FeatureStore]:
@@ -159,8 +177,10 @@ def begin(
         grid: Whether whole grids are needed, or their means will do.
     """
     directory, device = Path(directory), choose_device(config.train)
-    _prepare(directory, config, resume)
+    if processes.leads:
+        _prepare(directory, config, resume)
     run = _open_run(config, examples, text, directory, progress)
+    run.processes = processes
     run.vectors = _prepared_vectors(run)
     run.coverage = _tell_coverage(run, run.vectors) if run.vectors is not None else None
     encoder = _prepared_encoder(run, device)
@@ -210,12 +230,7 @@ def _open_run(
     directory: Path,
     progress: Progress,
 ) -> Run:
-    captioned = [example for example in examples if example.references]  # others have regions alone
-    train_examples = [example for example in captioned if example.split == "train"]
-    val_examples = [example for example in captioned if example.split == "val"][: config.train.val_pictures]
-    for split, found in (("train", train_examples), ("val", val_examples)):
-        if not found:
-            raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
+    train_examples, val_examples = learned_from(config, examples)
     if text and config.alignment is not None:
         raise ConfigError("an alignment is learned from pictures with their captions; leave --text out")
     if text and not config.model.conditioning.startswith("concepts"):
@@ -227,6 +242,21 @@ def _open_run(
     own_text = [example for example in text if _stem(example) not in kept_apart]
     vocabulary = build_vocabulary([*train_examples, *own_text], config.train)
     return Run(config, directory, train_examples, val_examples, own_text, vocabulary, progress)
+
+
+def learned_from(config: RunConfig, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """The examples of `train` and of `val` that a run uses.
+
+    Raises:
+        DataError: One of the two has none.
+    """
+    captioned = [example for example in examples if example.references]  # others have regions alone
+    train_examples = [example for example in captioned if example.split == "train"]
+    val_examples = [example for example in captioned if example.split == "val"][: config.train.val_pictures]
+    for split, found in (("train", train_examples), ("val", val_examples)):
+        if not found:
+            raise DataError(f'the data has no example of the {split} split; give some lines "split": "{split}"')
+    return train_examples, val_examples
 
 
 def _stem(example: Example) -> str:
@@ -250,7 +280,7 @@ def _prepared_vectors(run: Run) -> WordVectors | None:
     if kept.exists() and not source.exists():
         return read_vectors(kept, run.vocabulary.words[4:])
     vectors = read_vectors(source, run.vocabulary.words[4:])
-    if not (run.directory / "checkpoint.pt").exists():
+    if run.processes.leads and not (run.directory / "checkpoint.pt").exists():
         checkpoint.write_atomically(kept, lambda partial: write_vectors(partial, vectors))
     return vectors
 
@@ -271,6 +301,8 @@ def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
     if tunes:
         run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
     kept = run.directory / "encoder.safetensors"
+    if not kept.exists() and not run.processes.leads:
+        raise TrainingError(f"a process of the run does not see {kept}; give --out on a disk that all machines share")
     if kept.exists():
         return kept_encoder(run.directory, config).to(device)
     torch.manual_seed(config.train.seed)

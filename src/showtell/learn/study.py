@@ -50,7 +50,7 @@ def _opened(path: Path) -> Iterator[RDBStorage]:
     from sqlalchemy.exc import SQLAlchemyError
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=60)
+        connection = sqlite3.connect(path, timeout=60, check_same_thread=False)  # the pool hands it on
         # Safe without a sync of the disk at each of Optuna's many small writes, which take seconds on a busy one.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

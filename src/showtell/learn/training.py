@@ -45,6 +45,7 @@ from showtell.learn.config import TrainConfig
 from showtell.learn.encoders import Encoder
 from showtell.learn.features import FeatureStore
 from showtell.learn.losses import Loss
+from showtell.learn.parallel import ALONE, Processes
 from showtell.learn.progress import Progress, silent
 from showtell.learn.steps import Decoder
 from showtell.learn.validation import Validated, Validation, validate
@@ -137,6 +138,7 @@ class Loop:
     identity: dict[str, Any]  # what must be the same for a checkpoint to be of this run
     progress: Progress = silent
     watch: Watch = unwatched
+    processes: Processes = ALONE
     position: Position = field(default_factory=Position)
 
     @property
@@ -209,7 +211,7 @@ def run_phases(loop: Loop, phases: Sequence[Callable[[], Phase]], *, resume: boo
     state: dict[str, Any] | None = None
     if resume:
         state = _read_state(loop)
-    else:
+    elif loop.processes.leads:
         (loop.run / "metrics.csv").unlink(missing_ok=True)
     position = loop.position
     with stop_signals() as stop_requested:
@@ -222,6 +224,7 @@ def run_phases(loop: Loop, phases: Sequence[Callable[[], Phase]], *, resume: boo
             if state is not None:
                 _restore(loop, tools, state)
                 state = None
+            loop.processes.align(list(loop.weights().values()))
             while position.epoch < phase.epochs and not _is_stale(loop):
                 phase.begin_epoch(position.epoch)
                 _train_epoch(loop, phase, tools, stop_requested)
@@ -253,7 +256,7 @@ def _is_stale(loop: Loop) -> bool:
 
 def _train_epoch(loop: Loop, phase: Phase, tools: _Tools, stop_requested: Callable[[], bool]) -> None:
     """The rest of the epoch that the position names."""
-    config, position = loop.config, loop.position
+    config, position, processes = loop.config, loop.position, loop.processes
     batches = _plan(loop, phase)
     total_steps = phase.epochs * len(batches)
     warmup_steps = phase.warmup_steps
@@ -266,20 +269,19 @@ def _train_epoch(loop: Loop, phase: Phase, tools: _Tools, stop_requested: Callab
     began = time.perf_counter() - position.seconds
     for source, items in batches[position.step :]:
         step = position.epoch * len(batches) + position.step
-        rng = np.random.default_rng((config.seed, position.phase, step))
-        with _precision(loop):
-            started = source.start(source.table.batch(items).to(loop.device), rng)
-            loss = phase.loss(started, step / total_steps)
-        if not torch.isfinite(loss.value):
+        loss = _cost(loop, phase, source, processes.share(items), step, total_steps)
+        value, shown, tokens = processes.total(loss.value.item(), loss.shown * loss.tokens, loss.tokens)
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {loss.value.item()} in step {position.step + 1} of {title}epoch {position.epoch + 1}, "
+                f"the loss is {value} in step {position.step + 1} of {title}epoch {position.epoch + 1}, "
                 f"whose batch is {', '.join(source.names[item] for item in items)}; lower learning_rate, or look for "
                 "damaged features"
             )
-        tools.scaler.scale(loss.value / phase.accumulate).backward()
+        if loss.tokens:
+            tools.scaler.scale(loss.value * (loss.tokens / tokens) / phase.accumulate).backward()
         position.step += 1
-        position.loss += loss.shown * loss.tokens
-        position.tokens += loss.tokens
+        position.loss += shown
+        position.tokens += tokens
         position.seconds = time.perf_counter() - began
         loop.progress(
             f"{title}epoch {position.epoch + 1}/{phase.epochs}, {phase.shows.removeprefix('train_')} "
@@ -289,10 +291,23 @@ def _train_epoch(loop: Loop, phase: Phase, tools: _Tools, stop_requested: Callab
         )
         if position.step % phase.accumulate and position.step < len(batches):
             continue
+        processes.add_gradients(tools.parameters)
         _update(tools, schedule(step, warmup_steps, total_steps), config.clip_norm)
-        if stop_requested():
+        if any(processes.total(float(stop_requested()))):
             _save(loop, tools)
             raise KeyboardInterrupt
+
+
+def _cost(loop: Loop, phase: Phase, source: Source, items_B: NDArray[np.int64], step: int, total_steps: int) -> Loss:
+    """What this process's share of a batch costs."""
+    if not len(items_B):
+        return Loss(torch.zeros(()), 0.0, 0.0)
+    seeds = (loop.config.seed, loop.position.phase, step, *loop.processes.salt)
+    if loop.processes.salt:  # the first process goes on drawing, as one alone does
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+    with _precision(loop):
+        started = source.start(source.table.batch(items_B).to(loop.device), np.random.default_rng(seeds))
+        return phase.loss(started, step / total_steps)
 
 
 def _plan(loop: Loop, phase: Phase) -> list[tuple[Source, NDArray[np.int64]]]:
@@ -330,6 +345,12 @@ def schedule(step: int, warmup: int, total: int) -> float:
 
 def _finish_epoch(loop: Loop, phase: Phase, tools: _Tools) -> None:
     """Scores the epoch, keeps its weights when they are the best so far, and saves where the run stands."""
+    if loop.processes.leads:
+        _score_epoch(loop, phase, tools)
+    vars(loop.position).update(loop.processes.agree(asdict(loop.position)))
+
+
+def _score_epoch(loop: Loop, phase: Phase, tools: _Tools) -> None:
     position = loop.position
     began = time.perf_counter()
     with tools.average.in_place():
@@ -390,6 +411,8 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def _save(loop: Loop, tools: _Tools) -> None:
+    if not loop.processes.leads:
+        return
     state = {
         "identity": json.dumps(loop.identity, sort_keys=True),
         "position": asdict(loop.position),
@@ -411,7 +434,8 @@ def _read_state(loop: Loop) -> dict[str, Any]:
             "config.json, or give another directory"
         )
     loop.position = Position(**state["position"])
-    drop_rows_after(loop.run / "metrics.csv", loop.position.begun + loop.position.epoch)
+    if loop.processes.leads:
+        drop_rows_after(loop.run / "metrics.csv", loop.position.begun + loop.position.epoch)
     return state
 
 

@@ -8,8 +8,9 @@ The search's directory holds
     report.html        the page
 A trial is a training run without the export; its value is the best CIDEr on `val`. Values are proposed by a
 tree-structured Parzen estimator (Bergstra et al. 2011), and a trial whose best epoch so far is below the median of the
-finished ones after as many epochs is cut short (Golovin et al. 2017). A search that is stopped at any point goes on:
-each trial's proposals depend on the seed, its number and the trials before it alone.
+finished ones after as many epochs is cut short (Golovin et al. 2017). On a cluster, trials are trained side by side;
+the study stays in this process, and a proposal knows the trials that have ended by then. A search that is stopped at
+any point goes on: each trial's proposals depend on the seed, its number and the trials before it alone.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ import hashlib
 import json
 import math
 import shutil
+import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from showtell.cluster import Cluster, count_actors, joined
 from showtell.errors import ConfigError, DataError, TrainingError
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import looks_at_grid
@@ -86,6 +91,9 @@ class _Work:
     deadline: float  # on the monotonic clock
     describe: Mapping[str, Any]
     progress: Progress
+    elsewhere: Callable[..., float] | None = None  # trains in the place of this process
+    study_lock: threading.RLock = field(default_factory=threading.RLock)
+    under_way: set[int] = field(default_factory=set)  # numbers of trials
 
 
 class _TimeUpError(Exception):
@@ -103,6 +111,7 @@ def tune(
     seed: int = 1,
     features: str | Path | None = None,
     describe: Mapping[str, Any] | None = None,
+    cluster: Cluster | None = None,
     progress: Progress = silent,
 ) -> Found:
     """Trains trial after trial until there are `trials` of them, and returns what is best.
@@ -114,6 +123,7 @@ def tune(
         timeout: Seconds after which the search stops, at the end of an epoch; None: never.
         seed: Of the proposals; the trainings have that of their configuration.
         features: Where the encoded pictures lie; None: in `directory`.
+        cluster: Whose actors train a trial each; None: this process, one after the other.
 
     Raises:
         BackendError: Optuna, matplotlib or Jinja2 is not installed.
@@ -138,17 +148,56 @@ def tune(
     if search.config.alignment is not None:
         raise ConfigError("a search compares captioners by their CIDEr; leave [alignment] out, or use 'showtell train'")
     directory.mkdir(parents=True, exist_ok=True)
-    with open_storage(directory) as storage:
+    with open_storage(directory) as storage, contextlib.ExitStack() as stack:
         study = _open_study(work, storage, seed)
         fields_searched = "; ".join(f"{name} ({values.describe()})" for name, values in search.space.items())
         progress(f"searching {fields_searched}", 1, 1)
-        with contextlib.suppress(_TimeUpError):
-            while len(_ended(study)) < trials and not _hopeless(study):
-                if time.monotonic() >= work.deadline:
-                    break
-                _try(work, study, _next_trial(study, seed))
-                _clear(work, study)
+        if cluster is None:
+            _try_all(work, study, seed)
+        else:
+            stack.enter_context(joined(cluster))
+            _try_side_by_side(work, study, seed, cluster)
         return _conclude(work, study)
+
+
+def _try_all(work: _Work, study: optuna.Study, seed: int) -> None:
+    """Trial after trial, until there are enough, all fail alike, or time is up."""
+    with contextlib.suppress(_TimeUpError):
+        while (drawn := _draw(work, study, seed)) is not None:
+            trial, values = drawn
+            try:
+                _try(work, study, trial, values)
+            finally:
+                work.under_way.discard(trial.number)
+            with work.study_lock:
+                _clear(work, study)
+
+
+def _try_side_by_side(work: _Work, study: optuna.Study, seed: int, cluster: Cluster) -> None:
+    from showtell.learn.workers import fit_elsewhere
+
+    over = threading.Event()
+    work = replace(work, elsewhere=partial(fit_elsewhere, cluster=cluster, over=over))
+    actors = min(count_actors(cluster), work.trials)
+    with ThreadPoolExecutor(actors) as pool:
+        try:
+            trying = [pool.submit(_try_all, work, study, seed) for _ in range(actors)]
+            for ended in as_completed(trying):
+                ended.result()
+        finally:
+            over.set()
+
+
+def _draw(work: _Work, study: optuna.Study, seed: int) -> tuple[optuna.Trial, dict[str, Any]] | None:
+    """The next trial with its values; None where no more is wanted."""
+    with work.study_lock:
+        enough = len(_ended(study)) + len(work.under_way) >= work.trials
+        if enough or _hopeless(study) or time.monotonic() >= work.deadline:
+            return None
+        trial = _next_trial(study, seed, work.under_way)
+        values = {name: dimension.suggest(trial, name) for name, dimension in work.search.space.items()}
+        work.under_way.add(trial.number)
+    return trial, values
 
 
 def _open_study(work: _Work, storage: optuna.storages.RDBStorage, seed: int) -> optuna.Study:
@@ -203,7 +252,7 @@ def _hopeless(study: optuna.Study) -> str:
     return sentences[0] if len(sentences) >= _HOPELESS and len(set(sentences)) == 1 else ""
 
 
-def _next_trial(study: optuna.Study, seed: int) -> optuna.Trial:
+def _next_trial(study: optuna.Study, seed: int, under_way: Container[int]) -> optuna.Trial:
     """The trial that a stopped search left, or a new one.
 
     The sampler begins anew with each, so that a search that was stopped proposes what it would have proposed.
@@ -212,7 +261,8 @@ def _next_trial(study: optuna.Study, seed: int) -> optuna.Trial:
 
     known = study.get_trials(deepcopy=False)
     begun = sum(trial.state != optuna.trial.TrialState.WAITING for trial in known)
-    left = next((trial for trial in known if trial.state == optuna.trial.TrialState.RUNNING), None)
+    running = (trial for trial in known if trial.state == optuna.trial.TrialState.RUNNING)
+    left = next((trial for trial in running if trial.number not in under_way), None)
     number = begun if left is None else left.number
     drawn = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=drawn, n_startup_trials=_RANDOM)
@@ -221,11 +271,10 @@ def _next_trial(study: optuna.Study, seed: int) -> optuna.Trial:
     return optuna.Trial(study, left._trial_id)
 
 
-def _try(work: _Work, study: optuna.Study, trial: optuna.Trial) -> None:
+def _try(work: _Work, study: optuna.Study, trial: optuna.Trial, values: dict[str, Any]) -> None:
     """Trains with the values of a trial, and tells the study what came of it."""
     import optuna
 
-    values = {name: dimension.suggest(trial, name) for name, dimension in work.search.space.items()}
     number = trial.number + 1
     title = f"trial {number}/{work.trials}"
     work.progress(f"{title}: " + ", ".join(f"{name} {show(value)}" for name, value in values.items()), 1, 1)
@@ -243,8 +292,9 @@ def _try(work: _Work, study: optuna.Study, trial: optuna.Trial) -> None:
         trial.set_user_attr("error", str(error))
         outcome = {"state": optuna.trial.TrialState.FAIL}
         said = f"failed: {error}"
-    trial.set_user_attr("seconds", _seconds(directory))
-    study.tell(trial, **outcome)
+    with work.study_lock:
+        trial.set_user_attr("seconds", _seconds(directory))
+        study.tell(trial, **outcome)
     work.progress(f"{title}: {said}", 1, 1)
 
 
@@ -271,7 +321,7 @@ def _train(work: _Work, trial: optuna.Trial, config: RunConfig, directory: Path,
         shutil.rmtree(directory, ignore_errors=True)
     for epoch in _epochs(directory):  # a kill may have come between an epoch's checkpoint and its report
         judge(int(epoch.number), epoch.values["CIDEr"])
-    return fit(
+    return (work.elsewhere or fit)(
         config,
         work.examples,
         directory,

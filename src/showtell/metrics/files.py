@@ -9,6 +9,7 @@ Accepted, by content (ids become strings):
     {"image": "a.jpg", "captions": ["…", …]} a line              the native captions.jsonl
     image,caption above lines of a.jpg,…                         CSV and TSV; Kaggle's Flickr8k and Flickr30k
     a.jpg#0<TAB>… a line                                         Flickr8k.token.txt
+    Parquet with `image` and `caption` or `captions`, and folders of parts   what `showtell batch` writes
 Columns of a table may have other names (`_IMAGE`, `_CAPTION`), there may be several of captions, a picture may have
 several rows, and a cell may hold a list. A row with `error` in place of a caption is refused: counting it as an empty
 caption would punish the captioner for a broken file, and leaving it out would score fewer pictures than the references
@@ -28,7 +29,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from showtell.errors import ConfigError, DataError
+from showtell.errors import BackendError, ConfigError, DataError
+from showtell.partitions import holds_job, list_parts
 from showtell.records import Split
 
 _Rows = Iterator[tuple[str, Mapping[str, Any]]]  # (where, what it holds under the names of the JSON forms)
@@ -183,6 +185,31 @@ def _image(row: Mapping[str, Any], where: str) -> str:
 
 
 def _objects(path: Path) -> _Rows:
+    if holds_job(path):
+        for part in list_parts(path):
+            yield from _objects(part)
+    elif path.suffix.lower() == ".parquet":
+        yield from _parquet(path)
+    else:
+        yield from _text_objects(path)
+
+
+def _parquet(path: Path) -> _Rows:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise BackendError(f"{path} is Parquet, which needs pyarrow; run: pip install 'showtell[parquet]'") from error
+    try:
+        with parquet.ParquetFile(path) as table:
+            rows = (row for group in table.iter_batches() for row in group.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield f"{path}, row {number}", {name: cell for name, cell in row.items() if cell is not None}
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"cannot read {path} ({str(error).partition(chr(10))[0]}); {_ACCEPTED}") from error
+
+
+def _text_objects(path: Path) -> _Rows:
     text = _read(path)
     sign = re.compile(r"\S")
     start = sign.search(text)
