@@ -229,3 +229,19 @@ def test_batches_are_told_of() -> None:
 def test_sizes_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Batcher(lambda key, items: items, **wrong)
+
+
+def test_workers_run_batches_beside_each_other_and_all_end() -> None:
+    beside = threading.Barrier(3)
+
+    def run(key: Any, items: Sequence[int]) -> list[int]:
+        beside.wait(30)  # or nobody goes on
+        return [item * 10 for item in items]
+
+    batcher = Batcher(run, workers=3, size=1, wait=0.0, limit=8)
+    with batcher.reserve(6) as places:
+        futures = [places.submit("key", item) for item in range(6)]
+        assert [future.result(60) for future in futures] == [0, 10, 20, 30, 40, 50]
+    assert batcher.alive
+    assert batcher.close(60)
+    assert not batcher.alive

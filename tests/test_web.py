@@ -482,7 +482,7 @@ def running(captioner: Captioner) -> Iterator[Callable[..., tuple[Running, Slow]
 
     def start(**limits: Any) -> tuple[Running, Slow]:
         slow = Slow(captioner)
-        service = Service(slow, limits=ServiceLimits(**limits), threads=2)  # type: ignore[arg-type]
+        service = Service(slow, limits=ServiceLimits(**limits), threads=1)  # type: ignore[arg-type]
         started.append((Running(service), slow))
         return started[-1]
 

@@ -68,7 +68,8 @@ class Runtime:
         }
         self._ranks = "best" in {given.name for given in self._sessions["step"].get_inputs()}
         self._single: tuple[Runtime, ThreadPoolExecutor] | None = None
-        self._opening = threading.Lock()
+        self._lock = threading.Lock()
+        self._working = 0  # groups or shares of them, of all callers
 
     def spread(
         self, work: Callable[[Runtime, Sequence[Item]], list[Result]], groups: Iterable[Sequence[Item]]
@@ -76,22 +77,23 @@ class Runtime:
         """What `work` makes of each group, in order; as many groups beside each other as threads, one thread each.
 
         That is faster than all threads on one group: they never wait for each other within a network, and one computes
-        while another chooses words. The last group is shared out.
+        while another chooses words. The last group is shared out, where nobody else's is worked on.
         """
         rest = iter(groups)
         group, after = next(rest, None), next(rest, None)
-        few = group is not None and after is None and len(group) < self.threads
-        if self._lean or self.threads == 1 or few:
-            yield from (work(self, each) for each in chain((group, after), rest) if each)
+        few = group is not None and after is None and len(group) < self.threads and not self._working
+        if self._lean or self._cuda or self.threads == 1 or few:
+            yield from (self._count(work, self, each) for each in chain((group, after), rest) if each)
             return
         single, pool = self._open_single()
         waiting: deque[list[Future[list[Result]]]] = deque()
         try:
             while group:
-                shares = 1 if after else self.threads
+                own = sum(not share.done() for shared in waiting for share in shared)
+                shares = 1 if after or self._working > own else self.threads
                 bounds = pairwise(len(group) * share // shares for share in range(shares + 1))
                 parts = [group[begin:end] for begin, end in bounds if begin < end]
-                waiting.append([pool.submit(work, single, part) for part in parts])
+                waiting.append([pool.submit(self._count, work, single, part) for part in parts])
                 if len(waiting) > self.threads:
                     yield [one for share in waiting.popleft() for one in share.result()]
                 group, after = after, next(rest, None)
@@ -102,9 +104,21 @@ class Runtime:
                 for future in shared:
                     future.cancel()
 
+    def _count(
+        self, work: Callable[[Runtime, Sequence[Item]], list[Result]], runtime: Runtime, items: Sequence[Item]
+    ) -> list[Result]:
+        """The work on some items, counted while it lasts."""
+        with self._lock:
+            self._working += 1
+        try:
+            return work(runtime, items)
+        finally:
+            with self._lock:
+                self._working -= 1
+
     def _open_single(self) -> tuple[Runtime, ThreadPoolExecutor]:
         """(the graphs with one thread each, the threads to run them in)."""
-        with self._opening:
+        with self._lock:
             if self._single is None:
                 single = Runtime(self._bundle, threads=1, encodes="encoder" in self._sessions, cuda=self._cuda)
                 self._single = single, ThreadPoolExecutor(self.threads, "showtell")

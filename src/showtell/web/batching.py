@@ -1,6 +1,6 @@
-"""Single items from many threads -> batches for one worker thread, in the order they came; nothing of the network here.
+"""Single items from many threads -> batches for a few workers, in the order they came; nothing of the network here.
 
-The worker takes the oldest item and those that wait with the same key, since they can go through a model together. It
+A worker takes the oldest item and those that wait with the same key, since they can go through a model together. It
 waits a few milliseconds for company, and a little longer while items that were announced are still being prepared.
 
 Places are taken before the work of an item begins (a picture must be decoded first), so that the queue with everything
@@ -106,10 +106,11 @@ class Places:
 
 
 class Batcher:
-    """A queue and the one thread that works it off.
+    """A queue and the threads that work it off.
 
     Args:
-        run: Called in that thread alone. What it raises is raised for every item of its batch, and the next one runs.
+        run: Called in those threads alone. What it raises is raised for every item of its batch, and the next one runs.
+        workers: Threads, and so batches that run beside each other.
         size: Items that run together at most.
         wait: How long the oldest item waits for company.
         patience: How long instead, while items that were announced are not yet in the queue.
@@ -123,6 +124,7 @@ class Batcher:
         self,
         run: Run,
         *,
+        workers: int = 1,
         size: int = 16,
         wait: float = 0.005,
         patience: float = 0.03,
@@ -138,8 +140,11 @@ class Batcher:
         self._taken = 0  # places: items in the queue and announced
         self._closing = False
         self._pace = 0.0  # seconds an item
-        self._thread = threading.Thread(target=self._work, name="showtell-model", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name="showtell-model", daemon=True) for _ in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def taken(self) -> int:
@@ -153,8 +158,8 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread works."""
-        return self._thread.is_alive()
+        """Whether all of the threads work."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def check_room(self, count: int = 1) -> None:
         """Raises:
@@ -185,8 +190,10 @@ class Batcher:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        until = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while jobs := self._next_batch():
@@ -196,7 +203,7 @@ class Batcher:
                 results = list(self._run(jobs[0].key, [job.item for job in jobs]))
                 if len(results) != len(jobs):
                     raise RuntimeError(f"{len(results)} results came of a batch of {len(jobs)} items")
-            except BaseException as error:  # this thread must outlive whatever a model or its libraries do
+            except BaseException as error:  # a thread must outlive whatever a model or its libraries do
                 results = [error] * len(jobs)
             each = (time.monotonic() - begun) / len(jobs)
             self._pace = each if not self._pace else (1 - _SMOOTHING) * self._pace + _SMOOTHING * each
@@ -225,6 +232,7 @@ class Batcher:
                 for job in jobs:
                     self._queue.remove(job)
                 self._taken -= len(jobs)
+                self._changed.notify_all()  # another worker may wait for the end
                 if jobs := [job for job in jobs if job.future.set_running_or_notify_cancel()]:
                     return jobs
 

@@ -1,13 +1,14 @@
 """The models of a server and the queue in front of them: decoded pictures -> captions, regions, pictures found.
 
 Nothing here knows of HTTP. Pictures are decoded in threads of `readers`, in whatever order they come; the models run in
-the batcher's one thread alone. What comes out is what the command line gives for the same picture.
+the batcher's threads alone. What comes out is what the command line gives for the same picture.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -142,9 +143,11 @@ class Service:
         self.metrics = Metrics()
         self._bundle, self._threads = bundle, threads
         self._describer: RegionCaptioner | None = None
+        self._opening = threading.Lock()
         self.readers = ThreadPoolExecutor(threads or os.cpu_count() or 1, "showtell-read")
         self.batcher = Batcher(
             self._run,
+            workers=threads or os.cpu_count() or 1,
             size=self.limits.batch,
             wait=self.limits.wait,
             limit=self.limits.queue,
@@ -269,10 +272,12 @@ class Service:
 
     def _describe(self, data: bytes, task: RegionTask) -> list[RegionCaption] | ShowtellError:
         try:
-            if self._describer is None:
+            with self._opening:
                 if self._bundle is None:
                     raise BundleError("this service was made without the captioner's bundle and describes no regions")
-                self._describer = RegionCaptioner(self._bundle, threads=self._threads, runtime=self.captioner.runtime)
+                if self._describer is None:
+                    runtime = self.captioner.runtime
+                    self._describer = RegionCaptioner(self._bundle, threads=self._threads, runtime=runtime)
             return self._describer.describe(
                 data, boxes=task.boxes, top=task.top, options=task.options, limits=self.limits.pictures
             )
