@@ -23,6 +23,7 @@ from showtell.cli.sources import (
     ColumnNames,
     Data,
     EncoderWeights,
+    Foreign,
     Format,
     Pictures,
     Shares,
@@ -139,6 +140,7 @@ def train(
     shares: Shares = None,
     split_seed: SplitSeed = 1,
     text: Text = None,
+    foreign: Foreign = None,
     encoder_weights: EncoderWeights = None,
     word_vectors: WordVectors = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
@@ -182,9 +184,11 @@ def train(
     captions = [example for path in text or () for example in read_captions(path)]
     named = [f"{path.name} (pictures with captions)" for path in data]
     named += [f"{path.name} (captions without pictures)" for path in text or ()]
+    named += [f"{path.name} (pictures with captions in another language)" for path in foreign or ()]
     events = watch_in_tensorboard(out / "tensorboard") if tensorboard else nullcontext(unwatched)
     with reporting() as report, events as watch:
         examples = read_sources(sources, report)
+        others = read_sources(Sources(foreign, None, None, None, None, split_seed), report) if foreign else []
         run_training = train_captioner if settings.alignment is None else train_alignment
         try:
             bundle = run_training(
@@ -192,6 +196,7 @@ def train(
                 examples,
                 out,
                 text=captions,
+                foreign=others,
                 resume=resume,
                 describe={"data": named},
                 features=features,
