@@ -1,10 +1,10 @@
 """One caption of a picture -> what its other captions would say, learned from captions alone.
 
 A picture that comes with one caption is told of by chance: another writer names other things. Where captions without
-pictures come several to a picture, they show which words go together from one writer to the next, and the missing
-captions' content words can be guessed: "a white urinal mounted to a bathroom wall" -> bathroom 0.7, toilet 0.2, sink
-0.1. As targets of the head that predicts content words, the guesses are worth more than the one caption: they hold less
-chance (see `learn.concepts`).
+pictures come several to a picture, they show which words go together from one writer to the next, and the content words
+of missing captions can be guessed: who reads of a urinal on a bathroom wall expects a toilet or a sink in the others.
+As targets of the head that predicts content words (see `learn.concepts`), the guesses are worth more than the one
+caption: they hold less chance.
 """
 
 from __future__ import annotations

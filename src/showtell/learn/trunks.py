@@ -1,8 +1,8 @@
 """The lower part of an encoder, whose outputs are stored once, and the rest of it, which learns from them.
 
-Tuning the last stages of a network computes its frozen ones again in every epoch, and these are most of the work: of a
-MobileNetV2 two thirds, with the reading of the picture. `Trunk` is an encoder that ends where they do, so that
-`features.extract_features` keeps what it says; `encode_rest` goes on from there.
+Tuning the last stages of a network would read the pictures and compute the frozen stages again in every epoch, which is
+most of the work. `Trunk` is an encoder that ends where they do, so that `features.extract_features` keeps what it says;
+`encode_rest` goes on from there.
 """
 
 from __future__ import annotations
