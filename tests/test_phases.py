@@ -14,11 +14,13 @@ torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from showtell.datasets import read_native  # noqa: E402
 from showtell.errors import ConfigError, TrainingError  # noqa: E402
-from showtell.learn import checkpoint, run, training  # noqa: E402
+from showtell.learn import checkpoint, phases, run, training  # noqa: E402
+from showtell.learn.batches import CaptionTable  # noqa: E402
 from showtell.learn.checkpoint import split_weights  # noqa: E402
 from showtell.learn.config import FinetuneConfig, RunConfig, SelfCriticalConfig  # noqa: E402
 from showtell.learn.encoders import build_encoder  # noqa: E402
 from showtell.learn.run import export_run, fit  # noqa: E402
+from showtell.learn.selfcritical import Judge  # noqa: E402
 from showtell.records import Example  # noqa: E402
 
 Fit = Callable[..., list[dict[str, Any]]]
@@ -116,6 +118,28 @@ def test_self_critical_training_raises_the_reward_on_tuned_features(
     assert (tmp_path / "run" / "features-tuned" / "features.npy").exists()
     before, after, _ = encoders(tmp_path / "run", tuned)
     assert before.keys() == after.keys() == best.keys()
+
+
+def test_captions_without_pictures_are_rewarded_where_there_are_any(
+    settings: RunConfig, examples: list[Example], fitted: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(
+        settings,
+        model=replace(settings.model, conditioning="concepts"),
+        selfcritical=SelfCriticalConfig(epochs=1, batch_pictures=2),
+    )
+    text = [Example(f"t{word}", None, (f"a purple {word} on paper", f"one {word}")) for word in ("moon", "sun", "star")]
+    judged: list[int] = []
+
+    def judge(table: CaptionTable, words: int) -> Judge:
+        judged.append(len(table))
+        return Judge(table, words)
+
+    monkeypatch.setattr(phases, "Judge", judge)
+    rows = fitted(told, tmp_path / "text", text=text)
+    assert rows[-1]["phase"] == "selfcritical"
+    fitted(told, tmp_path / "pictures")
+    assert judged == [3, sum(example.split == "train" for example in examples)]
 
 
 @pytest.mark.parametrize("kind", ["concepts+vector", "concepts+grid"])

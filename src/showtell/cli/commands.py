@@ -33,6 +33,7 @@ from showtell.cli.sources import (
     ColumnNames,
     Data,
     EncoderWeights,
+    Foreign,
     Format,
     Pictures,
     Shares,
@@ -154,6 +155,7 @@ def train(
     shares: Shares = None,
     split_seed: SplitSeed = 1,
     text: Text = None,
+    foreign: Foreign = None,
     encoder_weights: EncoderWeights = None,
     word_vectors: WordVectors = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the configuration's.")] = None,
@@ -206,15 +208,17 @@ def train(
     captions = [example for path in text or () for example in read_captions(path)]
     named = [f"{path.name} (pictures with captions)" for path in data]
     named += [f"{path.name} (captions without pictures)" for path in text or ()]
+    named += [f"{path.name} (pictures with captions in another language)" for path in foreign or ()]
     with started_by_torchrun() as processes, reporting() as report:
         leads_tensorboard = tensorboard and processes.leads
         events = watch_in_tensorboard(out / "tensorboard") if leads_tensorboard else nullcontext(unwatched)
         with events as watch:
             examples = read_sources(sources, report)
+            others = read_sources(Sources(foreign, None, None, None, None, split_seed), report) if foreign else []
             given = {"text": captions, "resume": resume, "describe": {"data": named}, "features": features}
             run_training = _choose_training(settings, cluster, processes, watch)
             try:
-                bundle = run_training(settings, examples, out, **given, progress=report)
+                bundle = run_training(settings, examples, out, **given, foreign=others, progress=report)
             except KeyboardInterrupt:
                 print(f"showtell: stopped; go on with the same command and --resume (run in {out})", file=sys.stderr)
                 raise typer.Exit(130) from None

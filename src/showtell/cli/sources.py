@@ -38,6 +38,10 @@ Text = Annotated[
     list[Path] | None,
     typer.Option("--text", help="Captions without pictures (.jsonl, COCO .json, .txt); may be repeated."),
 ]
+Foreign = Annotated[
+    list[Path] | None,
+    typer.Option("--foreign", help="Pictures captioned in another language; they teach the encoder alone. Repeatable."),
+]
 EncoderWeights = Annotated[
     str | None,
     typer.Option("--encoder-weights", help="A local weight file, a run's directory, 'pretrained' or 'random'."),

@@ -58,6 +58,7 @@ def train_alignment(
     directory: str | Path,
     *,
     text: Sequence[Example] = (),
+    foreign: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
@@ -66,7 +67,9 @@ def train_alignment(
 ) -> Path:
     """Trains an alignment model and returns the directory of its bundle; arguments and errors as `run.train`."""
     assert config.alignment is not None
-    run, encoder, store = begin(config, examples, directory, text, resume, features, progress, grid=True)
+    run, encoder, store = begin(
+        config, examples, directory, text, resume, features, progress, grid=True, foreign=foreign
+    )
     train, val = readable(run, store)
     captions, val_captions = (
         Captions.of(CaptionTable(part, run.vocabulary, config.train.max_words)) for part in (train, val)

@@ -6,17 +6,19 @@ decoder learns to write from those predictions. For a caption without a picture 
 
     logits = base + y M + residual
 
-y says which content words the captions use, M is a ridge regression of honest predictions on y over the paired
-pictures, and the residual is that of a random paired picture, so that errors keep their size and their company (who
-sees a horse also sees a field). Honest predictions come from cross-fitting: each picture is predicted by a head that
-never saw it.
+y says which share of a picture's captions uses each content word, M is a ridge regression of honest predictions on y
+over the paired pictures, and the residual is that of a random paired picture, so that errors keep their size and their
+company (who sees a horse also sees a field). Honest predictions come from cross-fitting: each picture is predicted by a
+head that never saw it.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,8 +29,9 @@ from torch.nn import functional
 from showtell.errors import ConfigError
 from showtell.learn.config import ConceptsConfig
 from showtell.learn.encoders import Encoder
-from showtell.learn.pictures import read_batch
+from showtell.learn.features import FeatureStore, extract_features
 from showtell.learn.progress import Progress, silent
+from showtell.learn.trunks import Trunk, encode_rest
 from showtell.records import Example
 from showtell.text import Vocabulary, tokenise
 
@@ -37,7 +40,7 @@ _HEAD_RATE = 1e-3
 _HEAD_DECAY = 1e-2
 _HEAD_DROPOUT = 0.5  # of features: two thousand pictures overfit a plain head within five epochs
 _HEAD_BATCH = 64
-_TUNE_BATCH = 16  # a quarter of the heads' batch, and a quarter of their rate
+_TUNE_BATCH = 32
 
 
 def choose_concepts(examples: Sequence[Example], vocabulary: Vocabulary, config: ConceptsConfig) -> list[str]:
@@ -90,100 +93,151 @@ def count_concepts(examples: Sequence[Example], concepts: Sequence[str]) -> NDAr
     return counts_NC
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Pictures that the encoder is tuned on, and the words that their captions use, (N, C)."""
+
+    examples: Sequence[Example]
+    truth_NC: NDArray[np.float32]
+
+
 def tune_encoder(
     encoder: Encoder,
-    examples: Sequence[Example],
-    truth_NC: NDArray[np.float32],
+    lessons: Sequence[Lesson],
     config: ConceptsConfig,
+    directory: Path,
     seed: int,
     progress: Progress = silent,
 ) -> None:
     """Fine-tunes the encoder's last stages so that a linear head on its mean feature predicts the content words.
 
-    In the first epoch only the head learns: a head that knows nothing drives most features to zero (measured: 95 % of
-    them, against 23 % before; Kumar et al. 2022 on why). Pictures are flipped at random; unreadable ones are left out.
-    The head is thrown away (see `fit_heads`).
+    Each lesson has a head of its own; all count by their pictures. In the first epoch only the heads learn: a head
+    that knows nothing drives most features to zero (measured: 95 % of them, against 23 % before; Kumar et al. 2022 on
+    why). Pictures are mirrored at random; unreadable ones are left out. The heads are thrown away (see `fit_heads`).
+
+    Args:
+        directory: Where the outputs of the frozen stages lie meanwhile, so that one that was stopped goes on.
     """
     tuned = list(encoder.top_parameters(config.stages))
     if not tuned or not config.epochs:
         return
     torch.manual_seed(seed)
     encoder.requires_grad_(False)
+    device = encoder.mean.device
+    trunk = Trunk(encoder, config.stages)
+    stored = [
+        _store_views(encoder, trunk, lesson, directory / f"trunk-{n}", progress) for n, lesson in enumerate(lessons)
+    ]
+    heads = nn.ModuleList(_new_head(encoder.width, lesson.truth_NC) for lesson in lessons).to(device)
     for parameter in tuned:
         parameter.requires_grad_(True)
-    device = encoder.mean.device
-    head = _new_head(encoder.width, truth_NC).to(device)
     optimiser = torch.optim.AdamW(
-        [
-            {"params": tuned, "lr": config.encoder_rate},
-            {"params": head.parameters(), "lr": _HEAD_RATE * _TUNE_BATCH / _HEAD_BATCH},
-        ],
+        [{"params": tuned, "lr": config.encoder_rate}, {"params": heads.parameters(), "lr": _HEAD_RATE}],
         weight_decay=_HEAD_DECAY,
     )
-    steps = config.epochs * -(-len(examples) // _TUNE_BATCH)
-    warm = steps // config.epochs
+    # (lesson, row of its views, row of its truth) of every picture
+    items = np.array(
+        [(n, row, place) for n, views in enumerate(stored) for row, place in zip(*views.rows, strict=True)]
+    )
+    warm = -(-len(items) // _TUNE_BATCH)
+    steps = config.epochs * warm
     decay = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        [lambda step: 0.0 if step < warm else 1 - (step - warm) / max(1, steps - warm), lambda step: 1 - step / steps],
+        optimiser, [lambda step: 0.0 if step < warm else 1 - step / steps, lambda step: 1 - step / steps]
     )
     rng = np.random.default_rng(seed)
-    total, seen = 0.0, 0
+    words = lessons[0].truth_NC.shape[1]
     for _ in range(config.epochs):
-        order = rng.permutation(len(examples))
+        total, seen = 0.0, 0
+        order = rng.permutation(len(items))
         for start in range(0, len(order), _TUNE_BATCH):
-            pixels, rows = read_batch([examples[i] for i in order[start : start + _TUNE_BATCH]], encoder)
-            if len(rows):
-                flipped_B = torch.from_numpy(rng.random(len(rows)) < 0.5)[:, None, None, None]
-                pixels = torch.where(flipped_B, pixels.flip(2), pixels)
-                chosen = order[start : start + _TUNE_BATCH][rows]
-                truth_BC = torch.from_numpy(truth_NC[chosen]).to(device)
-                logits_BC = head(functional.dropout(encoder.encode(pixels.to(device)).mean(1), _HEAD_DROPOUT))
-                loss = functional.binary_cross_entropy_with_logits(logits_BC, truth_BC)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                total, seen = total + loss.item() * len(rows), seen + len(rows)
+            batch = items[order[start : start + _TUNE_BATCH]]
+            loss = torch.zeros((), device=device)
+            for n, head in enumerate(heads):
+                chosen = batch[batch[:, 0] == n]
+                if len(chosen):
+                    lower_BLD = stored[n].read(chosen[:, 1], rng).to(device)
+                    with torch.set_grad_enabled(decay.last_epoch >= warm):
+                        features_BD = encode_rest(encoder, trunk, lower_BLD).mean(1)
+                    truth_BC = torch.from_numpy(lessons[n].truth_NC[chosen[:, 2]]).to(device)
+                    logits_BC = head(functional.dropout(features_BD, _HEAD_DROPOUT))
+                    loss = loss + functional.binary_cross_entropy_with_logits(logits_BC, truth_BC, reduction="sum")
+            loss = loss / (len(batch) * words)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
             decay.step()
-            done = decay.last_epoch
-            progress(
-                f"tuning the encoder on {truth_NC.shape[1]} words, loss {total / max(seen, 1):.4f}",
-                done,
-                steps,
-            )
+            total, seen = total + loss.item() * len(batch), seen + len(batch)
+            progress(f"tuning the encoder on {words} words, loss {total / seen:.4f}", decay.last_epoch, steps)
     encoder.requires_grad_(False)
+    for n in range(len(lessons)):
+        for path in directory.glob(f"trunk-{n}-*"):
+            shutil.rmtree(path)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """What the trunk says of a lesson's pictures, as they are and mirrored; rows are (of the stores, of the lesson)."""
+
+    stores: tuple[FeatureStore, FeatureStore]
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+    def read(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        """A view of each row, drawn by chance."""
+        mirrored_B = rng.random(len(rows)) < 0.5
+        lower_BLD = np.zeros((len(rows), *self.stores[0].shape), np.float32)
+        for mirrored, store in enumerate(self.stores):
+            lower_BLD[mirrored_B == mirrored] = store.read(rows[mirrored_B == mirrored])
+        return torch.from_numpy(lower_BLD)
+
+
+def _store_views(encoder: Encoder, trunk: Trunk, lesson: Lesson, path: Path, progress: Progress) -> _Views:
+    mirrored = Trunk(encoder, trunk.stages, mirrored=True)
+    plain, other = (
+        extract_features(one, lesson.examples, f"{path}-{name}", pooled=False, progress=progress)
+        for one, name in ((trunk, "plain"), (mirrored, "mirrored"))
+    )
+    row_of = {image: row for row, image in enumerate(plain.images) if image not in plain.failures}
+    places = [place for place, example in enumerate(lesson.examples) if example.id in row_of]
+    rows = [row_of[lesson.examples[place].id] for place in places]
+    return _Views((plain, other), (np.array(rows, np.int64), np.array(places, np.int64)))
 
 
 @dataclass(frozen=True)
 class Heads:
     """The head that ships, and what heads say of pictures they never saw.
 
-    Shape: weight (C, D), bias (C,): the mean of the cross-fitted heads; honest (N, C), the logits of each training
-        picture from the head of its own fold; loss, the honest cross-entropy, in nats a word.
+    Shape: weight (C, D), bias (C,): the mean of the cross-fitted heads; honest (N, W, C), the logits of each view of
+        each training picture from the head of its own fold; loss, the honest cross-entropy, in nats a word.
     """
 
     weight: Tensor
     bias: Tensor
-    honest_NC: NDArray[np.float32]
+    honest_NWC: NDArray[np.float32]
     loss: float
 
 
 def fit_heads(
-    features_ND: NDArray[np.float32], truth_NC: NDArray[np.float32], config: ConceptsConfig, seed: int
+    features_NWD: NDArray[np.float32], truth_NC: NDArray[np.float32], config: ConceptsConfig, seed: int
 ) -> Heads:
-    """Linear heads by cross-fitting: one a fold, trained on the other folds."""
+    """Linear heads by cross-fitting: one a fold, trained on the other folds.
+
+    Args:
+        features_NWD: Of W views of each picture; one of them is drawn in each epoch.
+    """
     torch.manual_seed(seed)
-    folds = np.random.default_rng(seed).permutation(len(features_ND)) % config.folds
-    honest_NC = np.zeros_like(truth_NC)
+    folds = np.random.default_rng(seed).permutation(len(features_NWD)) % config.folds
+    honest_NWC = np.zeros((*features_NWD.shape[:2], truth_NC.shape[1]), np.float32)
     heads = []
     for fold in range(config.folds):
-        head = _fit_head(features_ND[folds != fold], truth_NC[folds != fold], config.head_epochs)
+        head = _fit_head(features_NWD[folds != fold], truth_NC[folds != fold], config.head_epochs)
         with torch.inference_mode():
-            honest_NC[folds == fold] = head(torch.from_numpy(features_ND[folds == fold])).numpy()
+            honest_NWC[folds == fold] = head(torch.from_numpy(features_NWD[folds == fold])).numpy()
         heads.append(head)
-    loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(honest_NC), torch.from_numpy(truth_NC))
+    truth_NWC = np.broadcast_to(truth_NC[:, None], honest_NWC.shape).copy()
+    loss = functional.binary_cross_entropy_with_logits(torch.from_numpy(honest_NWC), torch.from_numpy(truth_NWC))
     weight = torch.stack([head.weight.detach() for head in heads]).mean(0)
     bias = torch.stack([head.bias.detach() for head in heads]).mean(0)
-    return Heads(weight, bias, honest_NC, float(loss))
+    return Heads(weight, bias, honest_NWC, float(loss))
 
 
 def _new_head(width: int, truth_NC: NDArray[np.float32]) -> nn.Linear:
@@ -196,17 +250,21 @@ def _new_head(width: int, truth_NC: NDArray[np.float32]) -> nn.Linear:
     return head
 
 
-def _fit_head(features_ND: NDArray[np.float32], truth_NC: NDArray[np.float32], epochs: int) -> nn.Linear:
-    head = _new_head(features_ND.shape[1], truth_NC)
+def _fit_head(features_NWD: NDArray[np.float32], truth_NC: NDArray[np.float32], epochs: int) -> nn.Linear:
+    head = _new_head(features_NWD.shape[2], truth_NC)
     optimiser = torch.optim.AdamW(head.parameters(), lr=_HEAD_RATE, weight_decay=_HEAD_DECAY)
-    inputs, targets = torch.from_numpy(features_ND), torch.from_numpy(truth_NC)
+    inputs, targets = torch.from_numpy(features_NWD), torch.from_numpy(truth_NC)
+    steps = epochs * -(-len(inputs) // _HEAD_BATCH)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs)).split(_HEAD_BATCH):
-            logits_BC = head(functional.dropout(inputs[rows], _HEAD_DROPOUT))
+            views = torch.randint(inputs.shape[1], (len(rows),))
+            logits_BC = head(functional.dropout(inputs[rows, views], _HEAD_DROPOUT))
             loss = functional.binary_cross_entropy_with_logits(logits_BC, targets[rows])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            decay.step()
     return head
 
 

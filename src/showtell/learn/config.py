@@ -168,6 +168,7 @@ class ConceptsConfig:
     epochs: Count = 3  # of fine-tuning the encoder on them; in the first one only the head learns
     stages: Count = 1  # of the encoder that are tuned, from its end
     encoder_rate: Rate = 2e-5  # learning rate of the encoder's tuned stages
+    captions: Count = 5  # of a picture; where there are fewer, what the others would say is guessed from text; 0: never
     folds: Annotated[int, Field(ge=2)] = 5  # cross-fitted heads, so that training sees honest predictions
     head_epochs: Positive = 4
 

@@ -122,14 +122,23 @@ class Encoder(nn.Module):
         """
         if stages == 0:
             return iter(())
-        ends = [str(info["module"]) for info in self.network.feature_info]  # type: ignore[union-attr]
-        if stages >= len(ends):
+        frozen_end = self._frozen_end(stages)
+        if frozen_end is None:
             return self.network.parameters()
-        frozen_end = ends[-stages - 1]  # may have no parameters of its own: a ResNet's act1, a VGG's pooling
         places = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
         last = max(place for name, place in places.items() if f"{name}.".startswith(f"{frozen_end}."))
         named = self.network.named_parameters()
         return iter([parameter for name, parameter in named if places[name.rpartition(".")[0]] > last])
+
+    def _frozen_end(self, stages: int) -> str | None:
+        ends = [str(info["module"]) for info in self.network.feature_info]  # type: ignore[union-attr]
+        # May have no parameters of its own: a ResNet's act1, a VGG's pooling.
+        return None if stages >= len(ends) else ends[-stages - 1]
+
+    def end_of_frozen(self, stages: int) -> nn.Module | None:
+        """The module whose output the last `stages` stages are given; None: that is the picture."""
+        name = self._frozen_end(stages)
+        return None if name is None else self.network.get_submodule(name)
 
     def fingerprint(self) -> str:
         """A hash of the weights and the preprocessing: equal exactly when the features are."""

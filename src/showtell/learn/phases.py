@@ -31,6 +31,7 @@ from showtell.learn.progress import Progress
 from showtell.learn.selfcritical import Judge, self_critical_loss
 from showtell.learn.steps import Decoder
 from showtell.learn.training import Phase, Source, StartBatch, Started, store_start
+from showtell.learn.trunks import Trunk
 from showtell.learn.validation import Validation
 from showtell.records import Example
 from showtell.text import Vocabulary
@@ -45,6 +46,7 @@ class Material:
     Args:
         train, val: Pictures that can be read.
         text: Captions without pictures.
+        truth_NC: The share of each training picture's captions that use each of the concepts.
         store: Features of the encoder as it was before any phase.
     """
 
@@ -57,6 +59,7 @@ class Material:
     val: Sequence[Example]
     text: Sequence[Example]
     concepts: Sequence[str]
+    truth_NC: NDArray[np.float32]
     store: FeatureStore
     table: CaptionTable
     val_table: CaptionTable
@@ -73,7 +76,7 @@ def plan_phases(material: Material) -> list[Callable[[], Phase]]:
     if config.finetune.epochs:
         kept.append(lambda: _finetune(material))
     if config.selfcritical.epochs:
-        kept.append(lambda: _selfcritical(material, sources[0]))
+        kept.append(lambda: _selfcritical(material, sources))
     return kept
 
 
@@ -146,10 +149,11 @@ def _checkpoint_activations(encoder: Encoder) -> None:
         ) from error
 
 
-def _selfcritical(material: Material, pairs: Source) -> Phase:
+def _selfcritical(material: Material, sources: Sequence[Source]) -> Phase:
+    """On captions without pictures where there are any, since they are many and come several to a picture."""
     config, encoder, decoder = material.config.selfcritical, material.encoder, material.decoder
     encoder.requires_grad_(False)
-    store = material.store
+    store, source = material.store, sources[-1]
     if material.config.finetune.epochs:
         store = extract_features(
             encoder.eval(),
@@ -158,12 +162,12 @@ def _selfcritical(material: Material, pairs: Source) -> Phase:
             pooled=not looks_at_grid(material.config.model),
             progress=material.progress,
         )
-        pairs = replace(pairs, start=store_start(decoder, store, rows_in(store, material.train)))
-    judge = Judge(material.table, len(material.vocabulary))
+        source = replace(source, start=store_start(decoder, store, rows_in(store, material.train)))
+    judge = Judge(source.table, len(material.vocabulary))
     return Phase(
         "selfcritical",
         config.epochs,
-        [pairs],
+        [source],
         _stored_validation(material, store),
         self_critical_loss(
             decoder,
@@ -225,9 +229,16 @@ def _concept_sources(
     material: Material, decoder: VectorDecoder | AttentionDecoder, rows: NDArray[np.int64], names: Sequence[str]
 ) -> list[Source]:
     """Pairs start the decoder from honest predictions of their content words, texts from imitated ones."""
-    config, store, train = material.config, material.store, material.train
-    features_ND = np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
-    heads = fit_heads(features_ND, count_concepts(train, material.concepts), config.concepts, config.train.seed)
+    config, train = material.config, material.train
+    mirrored = extract_features(
+        Trunk(material.encoder, 0, mirrored=True),
+        train,
+        material.directory / "features-mirrored",
+        pooled=True,
+        progress=material.progress,
+    )
+    views = [_pooled(material.store, rows), _pooled(mirrored, rows_in(mirrored, train))]
+    heads = fit_heads(np.stack(views, 1), material.truth_NC, config.concepts, config.train.seed)
     material.progress(f"content words: honest cross-entropy {heads.loss:.4f} a word", 1, 1)
     with torch.no_grad():
         decoder.concepts.head.weight.copy_(heads.weight)
@@ -235,12 +246,16 @@ def _concept_sources(
     decoder.concepts.head.requires_grad_(False)
     sources = [Source(material.table, _start_pairs(material, decoder, heads, rows), names)]
     if material.text:
-        captions = [len(example.references) for example in train]
+        views_count = heads.honest_NWC.shape[1]
         imitation = Imitation.fit(
-            np.repeat(heads.honest_NC, captions, 0), count_concepts(_one_each(train), material.concepts)
+            heads.honest_NWC.reshape(-1, len(material.concepts)), np.repeat(material.truth_NC, views_count, 0)
         )
         sources.append(_text_source(material, decoder, imitation))
     return sources
+
+
+def _pooled(store: FeatureStore, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.concatenate([store.read(part).mean(1) for part in np.array_split(rows, -(-len(rows) // 256))])
 
 
 def _start_pairs(
@@ -250,30 +265,21 @@ def _start_pairs(
 
     def start(batch: Batch, rng: np.random.Generator) -> Started:
         device = batch.tokens_NT.device
-        logits_BC = torch.from_numpy(heads.honest_NC[batch.items_B]).to(device)
+        views_B = rng.integers(heads.honest_NWC.shape[1], size=len(batch.items_B))
+        logits_BC = torch.from_numpy(heads.honest_NWC[batch.items_B, views_B]).to(device)
         features_BLD = None if alone else torch.from_numpy(material.store.read(rows[batch.items_B])).to(device)
         return Started(batch, *decoder.start_from_concepts(logits_BC, features_BLD))
 
     return start
 
 
-def _one_each(examples: Sequence[Example]) -> list[Example]:
-    """An example a caption. Predictions are imitated caption by caption, as most paired pictures have one."""
-    return [replace(example, references=(text,)) for example in examples for text in example.references]
-
-
 def _text_source(material: Material, decoder: VectorDecoder | AttentionDecoder, imitation: Imitation) -> Source:
-    examples, vocabulary, concepts = _one_each(material.text), material.vocabulary, material.concepts
-    table = CaptionTable(examples, vocabulary, material.config.train.max_words)
-    concept_of = np.full(len(vocabulary), -1)
-    concept_of[[vocabulary.id_of(word) for word in concepts]] = np.arange(len(concepts))
+    """All captions of a picture start from one imitated prediction, as all references of a real one do."""
+    table = CaptionTable(material.text, material.vocabulary, material.config.train.max_words)
+    truth_NC = count_concepts(material.text, material.concepts)
 
     def start(batch: Batch, rng: np.random.Generator) -> Started:
-        concepts_NT = concept_of[batch.tokens_NT.cpu().numpy()]
-        rows, places = np.nonzero(concepts_NT >= 0)
-        truth_BC = np.zeros((len(batch.items_B), len(concepts)), np.float32)
-        truth_BC[rows, concepts_NT[rows, places]] = 1  # one caption an item, so captions are items
-        logits_BC = torch.from_numpy(imitation.draw(truth_BC, rng)).to(batch.tokens_NT.device)
+        logits_BC = torch.from_numpy(imitation.draw(truth_NC[batch.items_B], rng)).to(batch.tokens_NT.device)
         return Started(batch, *decoder.start_from_concepts(logits_BC, None))
 
-    return Source(table, start, [example.id for example in examples])
+    return Source(table, start, [example.id for example in material.text])

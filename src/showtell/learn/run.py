@@ -21,7 +21,7 @@ from showtell.evaluation import evaluate
 from showtell.images import read_pixels
 from showtell.learn import checkpoint
 from showtell.learn.batches import CaptionTable
-from showtell.learn.concepts import choose_concepts, count_concepts, tune_encoder
+from showtell.learn.concepts import Lesson, choose_concepts, count_concepts, tune_encoder
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import build_decoder, looks_at_grid
 from showtell.learn.embeddings import (
@@ -39,6 +39,7 @@ from showtell.learn.parallel import ALONE, Processes
 from showtell.learn.phases import Material, plan_phases
 from showtell.learn.progress import Progress, silent
 from showtell.learn.quantise import quantise
+from showtell.learn.siblings import complete_counts
 from showtell.learn.steps import Decoder
 from showtell.learn.training import (
     Loop,
@@ -68,10 +69,12 @@ class Run:
     train: Sequence[Example]
     val: Sequence[Example]
     text: Sequence[Example]
+    foreign: Sequence[Example]
     vocabulary: Vocabulary
     progress: Progress = silent
     processes: Processes = ALONE
     concepts: list[str] = field(default_factory=list)
+    truth: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # the shares of the concepts, by picture
     vectors: WordVectors | None = None
     coverage: Coverage | None = None  # of the vectors
 
@@ -82,6 +85,7 @@ def train(
     directory: str | Path,
     *,
     text: Sequence[Example] = (),
+    foreign: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
@@ -94,6 +98,8 @@ def train(
     Args:
         examples: Pictures with captions; `train` ones are learned from, `val` ones decide when to stop.
         text: Captions without pictures, for `concepts` conditioning. Those of pictures in `val` or `test` are dropped.
+        foreign: Pictures with captions in another language, whose `train` ones teach the encoder of a `concepts` run
+            too, and nothing else; those in `val` or `test` of the examples are dropped by their names.
         resume: Go on with the run in `directory`.
         describe: What the bundle's manifest says of the data.
         features: Where the encoded pictures lie, for runs that share them; None: in `directory`.
@@ -109,6 +115,7 @@ def train(
         examples,
         directory,
         text=text,
+        foreign=foreign,
         resume=resume,
         describe=describe,
         features=features,
@@ -131,6 +138,7 @@ def fit(
     directory: str | Path,
     *,
     text: Sequence[Example] = (),
+    foreign: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
@@ -144,7 +152,9 @@ def fit(
     grid = looks_at_grid(config.model)
     progress = progress if processes.leads else silent
     with processes.lead_first():
-        run, encoder, store = begin(config, examples, directory, text, resume, features, progress, processes, grid=grid)
+        run, encoder, store = begin(
+            config, examples, directory, text, resume, features, progress, processes, grid=grid, foreign=foreign
+        )
     material = _prepared_material(run, encoder, store)
     identity = identify(run, encoder, [*material.train, *material.val])
     tuned = encoder if config.finetune.epochs else None
@@ -170,6 +180,7 @@ def begin(
     processes: Processes = ALONE,
     *,
     grid: bool,
+    foreign: Sequence[Example] = (),
 ) -> tuple[Run, Encoder, FeatureStore]:
     """What any run begins with: its directory, its words, its encoder and the encoded pictures; see `train`.
 
@@ -179,7 +190,7 @@ def begin(
     directory, device = Path(directory), choose_device(config.train)
     if processes.leads:
         _prepare(directory, config, resume)
-    run = _open_run(config, examples, text, directory, progress)
+    run = _open_run(config, examples, text, foreign, directory, progress)
     run.processes = processes
     run.vectors = _prepared_vectors(run)
     run.coverage = _tell_coverage(run, run.vectors) if run.vectors is not None else None
@@ -201,6 +212,8 @@ def identify(run: Run, encoder: Encoder, examples: Sequence[Example]) -> dict[st
         "features": encoder.fingerprint(),
         "data": _digest([*examples, *run.text]),
     }
+    if run.foreign:
+        identity["foreign"] = _digest(run.foreign)
     if run.vectors is not None:
         identity["word_vectors"] = run.vectors.digest()
     return identity
@@ -227,6 +240,7 @@ def _open_run(
     config: RunConfig,
     examples: Sequence[Example],
     text: Sequence[Example],
+    foreign: Sequence[Example],
     directory: Path,
     progress: Progress,
 ) -> Run:
@@ -238,10 +252,20 @@ def _open_run(
             f"captions without pictures (--text) need conditioning 'concepts', this run has "
             f"{config.model.conditioning!r}; set it in [model], or leave --text out"
         )
+    if foreign and not config.model.conditioning.startswith("concepts"):
+        raise ConfigError(
+            "pictures with captions in another language (--foreign) teach the encoder of conditioning 'concepts', this "
+            f"run has {config.model.conditioning!r}; set it in [model], or leave --foreign out"
+        )
     kept_apart = {_stem(example) for example in examples if example.split != "train"}
     own_text = [example for example in text if _stem(example) not in kept_apart]
+    own_foreign = [
+        example
+        for example in foreign
+        if example.split == "train" and example.references and _stem(example) not in kept_apart
+    ]
     vocabulary = build_vocabulary([*train_examples, *own_text], config.train)
-    return Run(config, directory, train_examples, val_examples, own_text, vocabulary, progress)
+    return Run(config, directory, train_examples, val_examples, own_text, own_foreign, vocabulary, progress)
 
 
 def learned_from(config: RunConfig, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -299,7 +323,18 @@ def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
     config = run.config
     tunes = config.model.conditioning.startswith("concepts")
     if tunes:
-        run.concepts = choose_concepts([*run.train, *run.text], run.vocabulary, config.concepts)
+        told = [*run.train, *run.text]
+        run.concepts = choose_concepts(told, run.vocabulary, config.concepts)
+        truth_NC = complete_counts(
+            run.train,
+            told,
+            run.vocabulary,
+            run.concepts,
+            config.concepts.captions,
+            config.train.seed,
+            run.progress,
+        )
+        run.truth = {example.id: truth_C for example, truth_C in zip(run.train, truth_NC, strict=True)}
     kept = run.directory / "encoder.safetensors"
     if not kept.exists() and not run.processes.leads:
         raise TrainingError(f"a process of the run does not see {kept}; give --out on a disk that all machines share")
@@ -308,8 +343,12 @@ def _prepared_encoder(run: Run, device: torch.device) -> Encoder:
     torch.manual_seed(config.train.seed)
     encoder = build_encoder(config.model).to(device)
     if tunes:
-        truth_NC = count_concepts(run.train, run.concepts)
-        tune_encoder(encoder, run.train, truth_NC, config.concepts, config.train.seed, run.progress)
+        lessons = [Lesson(run.train, truth_NC)]
+        if run.foreign:
+            vocabulary = build_vocabulary(run.foreign, config.train)
+            words = choose_concepts(run.foreign, vocabulary, config.concepts)
+            lessons.append(Lesson(run.foreign, count_concepts(run.foreign, words)))
+        tune_encoder(encoder, lessons, config.concepts, run.directory, config.train.seed, run.progress)
     checkpoint.write_weights(kept, encoder.network.state_dict())
     return encoder
 
@@ -352,6 +391,7 @@ def _prepared_material(run: Run, encoder: Encoder, store: FeatureStore) -> Mater
         val,
         run.text,
         run.concepts,
+        np.stack([run.truth[example.id] for example in train]) if run.truth else np.zeros((len(train), 0), np.float32),
         store,
         table,
         val_table,
@@ -389,6 +429,7 @@ def write_description(run: Run, describe: dict[str, Any]) -> None:
         "pictures": len(run.train),
         "captions": sum(len(example.references) for example in run.train),
         "captions_without_pictures": sum(len(example.references) for example in run.text),
+        **({"pictures_of_another_language": len(run.foreign)} if run.foreign else {}),
     }
     if run.concepts:
         about["concepts"] = run.concepts

@@ -53,11 +53,15 @@ def draw_captions(
     device, words = decoder.words.weight.device, len(decoder.words.weight)
     tokens_N = torch.full((rows,), START, device=device)
     going_N = torch.ones(rows, dtype=torch.bool, device=device)
+    every_1V = torch.arange(words, device=device)[None]
     tokens, logprobs = [], []
     for _ in range(max_words + 1):
         step = decoder.step(tokens_N, memory, state)
         logits_NV = step.logits_NV.float().index_fill(1, torch.tensor(_NEVER, device=device), -torch.inf)
-        logits_NK, words_NK = logits_NV.topk(min(top_words, words) or words, -1)
+        if 0 < top_words < words:
+            logits_NK, words_NK = logits_NV.topk(top_words, -1)
+        else:  # sorting all words would take longer than the decoder
+            logits_NK, words_NK = logits_NV, every_1V.expand_as(logits_NV)
         logprobs_NK = logits_NK.log_softmax(-1)
         chosen_N1 = torch.multinomial(logprobs_NK.detach().exp(), 1)
         tokens_N = words_NK.gather(1, chosen_N1)[:, 0].masked_fill(~going_N, PAD)

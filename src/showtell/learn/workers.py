@@ -42,6 +42,7 @@ class _Told:
     examples: Sequence[Example]
     directory: Path
     text: Sequence[Example]
+    foreign: Sequence[Example]
     describe: dict[str, Any] | None
     features: Path | None
 
@@ -53,6 +54,7 @@ def train_on_cluster(
     cluster: Cluster,
     *,
     text: Sequence[Example] = (),
+    foreign: Sequence[Example] = (),
     resume: bool = False,
     describe: dict[str, Any] | None = None,
     features: str | Path | None = None,
@@ -71,7 +73,7 @@ def train_on_cluster(
         raise ConfigError(f"{directory} already holds a run; go on with it with --resume, or give another directory")
     if not resume:  # what a run that never reached a checkpoint left
         (directory / "config.json").unlink(missing_ok=True)
-    told = _Told(config, examples, directory, text, describe, Path(features).absolute() if features else None)
+    told = _Told(config, examples, directory, text, foreign, describe, Path(features).absolute() if features else None)
     with joined(cluster):
         _run_workers(told, count_actors(cluster), cluster, progress)
     return finish(directory, progress=progress)
@@ -133,6 +135,7 @@ def _work(loop: dict[str, Any]) -> None:
             told.examples,
             told.directory,
             text=told.text,
+            foreign=told.foreign,
             resume=processes.agree((told.directory / "checkpoint.pt").exists()),
             describe=told.describe,
             features=told.features,
