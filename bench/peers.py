@@ -110,6 +110,7 @@ class Server:
             command(name, "serve", json.dumps(settings)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.about = self._answer()
+        self.peak = 0.0  # MB, once it is warm
 
     def turn(self, work: str, seconds: float) -> dict[str, float]:
         """What so many seconds of a work took, in whole calls; 0: one call. "others": cores that others took."""
@@ -231,7 +232,6 @@ def measure_rates(found: dict[str, Found], servers: dict[str, Server], rounds: i
 
     def turn(name: str) -> float:
         took = servers[name].turn("captions", short if name == US else seconds)
-        found[name].batch_memory = took["peak"]
         found[name].words = took["words"]
         found[name].others.append(took["others"])
         found[name].rates.append(took["pictures"] / took["seconds"])
@@ -380,7 +380,7 @@ def draw(found: dict[str, Found], path: Path) -> None:
         bars = axis.barh(
             names, [values[name] for name in names], color=["C1" if name == US else "C7" for name in names]
         )
-        axis.bar_label(bars, [f"{values[name]:.3g}" for name in names], padding=3)
+        axis.bar_label(bars, [f"{values[name]:,.{0 if values[name] >= 100 else 2}f}" for name in names], padding=3)
         axis.set(title=title, xscale="log")
         axis.margins(x=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -456,6 +456,7 @@ def serving(settings: dict[str, dict[str, Any]], patience: Patience) -> Iterator
             servers[name] = Server(name, each, patience)
             stack.callback(servers[name].close)
             took = servers[name].turn("captions", 0)
+            servers[name].peak = took["peak"]
             say(f"{name} is warm: {took['pictures']} in {took['seconds']:.1f} s")
         yield servers
 
@@ -508,6 +509,7 @@ def main() -> None:
             for name, server in servers.items():
                 disk = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) / 1e6
                 found[name].about = {"disk": disk, **server.about}
+                found[name].batch_memory = server.peak
             own_rates = measure_own(found[US], servers[US], 2 * arguments.rounds, arguments.seconds / 4)
             measure_rates(found, servers, arguments.rounds, arguments.seconds)
     own = compare_own(own_rates, found[US].about)

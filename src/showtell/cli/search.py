@@ -53,8 +53,7 @@ def index(
 
     cluster = choose_cluster(engine, address, actors)
     source = _choose_model(model, read_about(out))
-    bundle = read_bundle(source)
-    embedder = Aligner(bundle, threads=threads)
+    embedder = Aligner.load(source, threads=threads)
     kept = str(Path(source).resolve()) if Path(source).exists() else source
     make = partial(index_pictures, folder, out, embedder, batch=batch, threads=threads, source=kept)
     with reporting() as report:
@@ -63,7 +62,7 @@ def index(
                 found = make(progress=report)
             else:
                 with joined(cluster):
-                    found = make(elsewhere=embed_on(cluster, bundle, batch=batch), progress=report)
+                    found = make(elsewhere=embed_on(cluster, read_bundle(source), batch=batch), progress=report)
             if approximate:
                 build_approximate(PictureIndex(out), progress=report)
         except KeyboardInterrupt:
