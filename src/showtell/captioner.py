@@ -40,8 +40,8 @@ class Runtime:
 
     Args:
         threads: At most so many compute at a time (None: one a core).
-        lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The graphs
-            run as they are written, so numbers differ in their last digits.
+        lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The
+            encoder runs as it is written, so numbers differ in their last digits.
         encodes: Whether `encode` will be called; without, its graph is not opened.
         cuda: Compute on a CUDA device, with what ONNX Runtime has for it.
     """

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
@@ -84,8 +85,9 @@ def batch(
     with reporting() as report:
         try:
             changes = {"beam": beam} if beam is not None else {}
-            run = _caption_parts if cluster is not None or _holds_job(out) else _caption_table
-            found = run(pictures, out, model, changes, settings, workers, cluster, notice, _Told(report))
+            in_parts = cluster is not None or _holds_job(out)
+            run = partial(_caption_parts, cluster=cluster) if in_parts else _caption_table
+            found = run(pictures, out, model, changes, settings, workers, notice, _Told(report))
         except KeyboardInterrupt:
             done = out if _holds_job(out) else f"{out}.journal"
             print(f"showtell: stopped; the same command goes on (done so far: {done})", file=sys.stderr)
@@ -112,7 +114,6 @@ def _caption_table(
     changes: dict[str, int],
     settings: BatchOptions,
     workers: int | None,
-    cluster: Cluster | None,
     notice: Callable[[Failure], None],
     progress: Callable[[str, int, int], None],
 ) -> Batched:
@@ -131,12 +132,12 @@ def _caption_parts(
     changes: dict[str, int],
     settings: BatchOptions,
     workers: int | None,
-    cluster: Cluster | None,
     notice: Callable[[Failure], None],
     progress: Callable[[str, int, int], None],
+    *,
+    cluster: Cluster | None,
 ) -> Batched:
     from contextlib import nullcontext
-    from functools import partial
 
     from showtell.bundle import read_bundle
     from showtell.cluster import joined, spread
