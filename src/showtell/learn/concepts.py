@@ -41,6 +41,7 @@ _HEAD_DECAY = 1e-2
 _HEAD_DROPOUT = 0.5  # of features: two thousand pictures overfit a plain head within five epochs
 _HEAD_BATCH = 64
 _TUNE_BATCH = 32
+_REPEATED = 0.05  # of the captions with a word: the share that says it twice, from which on people do
 
 
 def choose_concepts(examples: Sequence[Example], vocabulary: Vocabulary, config: ConceptsConfig) -> list[str]:
@@ -91,6 +92,19 @@ def count_concepts(examples: Sequence[Example], concepts: Sequence[str]) -> NDAr
             for word in set(tokenise(text)) & index.keys():
                 counts_NC[row, index[word]] += 1 / len(example.references)
     return counts_NC
+
+
+def find_unrepeated(examples: Sequence[Example], concepts: Sequence[str]) -> list[str]:
+    """The content words that people hardly say twice in a caption ('sink', 'bench'), unlike 'dog' or 'tennis'."""
+    used: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
+    known = frozenset(concepts)
+    for example in examples:
+        for text in example.references:
+            counts = Counter(word for word in tokenise(text) if word in known)
+            used.update(counts.keys())
+            repeated.update(word for word, count in counts.items() if count > 1)
+    return [word for word in concepts if repeated[word] < _REPEATED * used[word]]
 
 
 @dataclass(frozen=True)
