@@ -59,7 +59,7 @@ def main() -> None:
         return list(runtime.encode_each(batch))
 
     def encode_and_search(runtime: Runtime, batch: Sequence[NDArray[np.uint8]]) -> list[int]:
-        found = search(runtime, runtime.encode_each(batch), options)
+        found = search(runtime, runtime.encode_each(batch), options, captioner.restrictions)
         words.extend(len(best[0].tokens) for best in found)
         return []
 

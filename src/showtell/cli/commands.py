@@ -43,6 +43,7 @@ from showtell.cli.sources import (
     WordVectors,
     read_sources,
 )
+from showtell.cli.words import Deny, Neutral, read_words
 
 if TYPE_CHECKING:
     from showtell.bundle import Bundle
@@ -96,6 +97,8 @@ def caption(
     model: Model = "default",
     beam: Beam = None,
     top: Annotated[int, typer.Option("--top", help="Captions to give of each picture, best first.")] = 1,
+    deny: Deny = None,
+    neutral: Neutral = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")] = None,
     aloud: Annotated[bool, typer.Option("--speak", help="Also say each caption, by the voice of the system.")] = False,
@@ -113,7 +116,7 @@ def caption(
     lean = len(pictures) <= _FEW
     if lean:
         _return_freed_memory()
-    captioner = Captioner.load(model, threads=threads, lean=lean)
+    captioner = Captioner.load(model, threads=threads, lean=lean, words=read_words(deny, neutral))
     changes = {"top": top} | ({"beam": beam} if beam is not None else {})
     if beam is None and top > captioner.options().beam:
         changes["beam"] = top
@@ -326,6 +329,8 @@ def evaluate(
     shares: Shares = None,
     split_seed: SplitSeed = 1,
     beam: Beam = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
     page: Annotated[
         Path | None, typer.Option("--page", help="Also write a page with good, median and worst captions.")
@@ -348,13 +353,14 @@ def evaluate(
 
     bundle, sources = read_bundle(model), Sources(data, layout, pictures, columns, shares, split_seed)
     if "wide" in bundle.graphs:
-        if beam or out or page or meteor or spice:
+        if beam or deny or neutral or out or page or meteor or spice:
             raise ConfigError(
-                f"{model} is an alignment model; --beam, --out, --page, --meteor and --spice are of captions"
+                f"{model} is an alignment model; --beam, --deny, --neutral, --out, --page, --meteor and --spice are of "
+                "captions"
             )
         _evaluate_alignment(bundle, sources, split, as_json)
         return
-    captioner = Captioner(bundle)
+    captioner = Captioner(bundle, words=read_words(deny, neutral))
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
         examples = read_sources(sources, report)
@@ -538,6 +544,7 @@ def _print_scores(scores: Scores, as_json: bool) -> None:
     about = [f"{scores.n:,} pictures", f"{scores.tokeniser} tokens"]
     about += [f"split {scores.split}"] if scores.split else []
     about += [f"beam {scores.beam}"] if scores.beam else []
+    about += [scores.words] if scores.words else []
     print(", ".join(about))
     for name, value in scores.metrics.items():
         low, high = scores.intervals.get(name, (None, None))
