@@ -4,14 +4,14 @@ Captions `count` views of the pictures (files, and the pictures of folders): fir
 after round, a part of it (from half of each side up), mirrored half of the time, its light and colour changed. Each
 view is captioned with all words and with the safe words, or with `--neutral` also gender-neutrally. The tables are of
 the captions with safe words, to be read by a person: how many have each word, pair and triple, and what stands beside
-the words for people; then each denied phrase of the captions with all words, how many had it, and some of them beside
-what was said instead.
+the words for people; then each denied phrase that the search found with all words, in the best caption of a view or in
+any other of its beam, how many captions had it, and some of them beside what is said instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
@@ -85,9 +85,11 @@ def views(paths: list[Path], seed: int) -> Iterator[tuple[Path, Image.Image]]:
             yield path, vary(picture, draw) if turn else picture
 
 
-def caption(captioner: Captioner, features_BLD: NDArray[np.float32], restrictions: Restrictions) -> list[Words]:
-    found = search(captioner.runtime, features_BLD, captioner.options(), restrictions)
-    return [tuple(captioner.vocabulary.decode(best.tokens)) for best, *_ in found]
+def caption(
+    captioner: Captioner, features_BLD: NDArray[np.float32], restrictions: Restrictions, top: int
+) -> list[list[Words]]:
+    found = search(captioner.runtime, features_BLD, captioner.options(top=top), restrictions)
+    return [[tuple(captioner.vocabulary.decode(one.tokens)) for one in best] for best in found]
 
 
 def phrases_in(words: Words, captioner: Captioner, restrictions: Restrictions) -> list[Words]:
@@ -135,38 +137,34 @@ def main() -> None:
     captioner = Captioner.load(arguments.model, threads=arguments.threads, words=SafeWords(neutral=arguments.neutral))
     paths = find_pictures(arguments.pictures)
     restrictions = captioner.restrictions
-    free: list[Words] = []
+    free: list[list[Words]] = []  # all captions of the beam
     safe: list[Words] = []
     names: list[str] = []
-    seconds = {"encoder": 0.0, "all words": 0.0, "safe words": 0.0}
     rest = islice(views(paths, arguments.seed), arguments.count)
     while group := list(islice(rest, BATCH)):
         pixels = [fit_pixels(picture, captioner.manifest.preprocessing) for _, picture in group]
-        begun = [time.perf_counter()]
         features_BLD = captioner.runtime.encode_each(pixels)
-        begun.append(time.perf_counter())
-        free += caption(captioner, features_BLD, Restrictions())
-        begun.append(time.perf_counter())
-        safe += caption(captioner, features_BLD, restrictions)
-        begun.append(time.perf_counter())
-        for name, start, end in zip(seconds, begun, begun[1:], strict=False):
-            seconds[name] += end - start
+        free += caption(captioner, features_BLD, Restrictions(), captioner.options().beam)
+        safe += [best[0] for best in caption(captioner, features_BLD, restrictions, 1)]
         names += [path.name for path, _ in group]
-    denied: dict[str, list[int]] = {}
-    for number, words in enumerate(free):
-        for phrase in phrases_in(words, captioner, restrictions):
-            denied.setdefault(" ".join(phrase), []).append(number)
-    kept = sum(bool(phrases_in(words, captioner, restrictions)) for words in free)
+        print(f"\r{len(safe):,}", end="", file=sys.stderr, flush=True)
+    best = [found[0] for found in free]
+    denied: dict[str, list[tuple[int, Words]]] = {}
+    for number, found in enumerate(free):
+        for words in found:
+            for phrase in phrases_in(words, captioner, restrictions):
+                denied.setdefault(" ".join(phrase), []).append((number, words))
+    kept = sum(bool(phrases_in(words, captioner, restrictions)) for words in best)
+    other = sum(bool(phrases_in(words, captioner, restrictions)) for found in free for words in found[1:])
     left = sum(bool(phrases_in(words, captioner, restrictions)) for words in safe)
     lines = [
         f"# {captioner.manifest.name}: {len(safe):,} captions of {len(paths):,} pictures, seed {arguments.seed}, "
         f"{captioner.words.describe(restrictions)}",
         "",
-        f"{len(set(safe)):,} different captions, of {len(set().union(*safe)):,} words. With all words {kept:,} "
-        f"({kept / len(free):.2%}) had something denied, with safe words {left}; "
-        f"{sum(a != b for a, b in zip(free, safe, strict=True)):,} captions are others.",
-        "",
-        "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
+        f"{len(set(safe)):,} different captions, of {len(set().union(*safe)):,} words. With all words {kept:,} best "
+        f"captions ({kept / len(best):.2%}) had something denied, and {other:,} of the {sum(map(len, free)) - len(free):,} "
+        f"others of the beam; with safe words {left} have. "
+        f"{sum(a != b for a, b in zip(best, safe, strict=True)):,} captions are not what they would be with all words.",
         "",
         *table("Words", grams(safe, 1), len(safe)),
         *table("Pairs", grams(safe, 2), len(safe)),
@@ -175,14 +173,14 @@ def main() -> None:
         f"## Denied ({len(denied):,} different)",
         "",
     ]
-    for phrase, numbers in sorted(denied.items(), key=lambda one: (-len(one[1]), one[0])):
-        lines.append(f"{len(numbers):7,} {len(numbers) / len(free):8.2%}  {phrase}")
-        lines += [f"{'':18}{join_words(free[n])}  ->  {join_words(safe[n])}" for n in numbers[:SHOWN]]
+    for phrase, found in sorted(denied.items(), key=lambda one: (-len(one[1]), one[0])):
+        lines.append(f"{len(found):7,}  {phrase}")
+        lines += [f"{'':9}{join_words(words)}  ->  {join_words(safe[number])}" for number, words in found[:SHOWN]]
     text = "\n".join(lines) + "\n"
     print(text, end="")
     if arguments.out is not None:
         arguments.out.write_text(text, "utf-8")
-        rows = (f"{name}\t{join_words(a)}\t{join_words(b)}\n" for name, a, b in zip(names, free, safe, strict=True))
+        rows = (f"{name}\t{join_words(a)}\t{join_words(b)}\n" for name, a, b in zip(names, best, safe, strict=True))
         arguments.out.with_name(f"{arguments.out.name}.tsv").write_text("".join(rows), "utf-8")
 
 

@@ -365,11 +365,20 @@ class Ranks(Toy):
 @pytest.mark.parametrize("levels", [0, 3])
 @pytest.mark.parametrize("holes", [0.0, 0.5])
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_decoder_that_says_the_best_tokens_alone(levels: int, holes: float, beam: int) -> None:
+@pytest.mark.parametrize(
+    "restrictions",
+    [
+        UNRESTRICTED,
+        Restrictions({(): frozenset([5, 9, 30]), (7,): frozenset(range(10, 22)), (8, 6): frozenset([4, 7])}),
+    ],
+)
+def test_a_decoder_that_says_the_best_tokens_alone(
+    levels: int, holes: float, beam: int, restrictions: Restrictions
+) -> None:
     options = SearchOptions(beam=beam, top=beam, max_length=9, min_length=3, block_ngrams=2)
     settings: Any = {"V": 40, "levels": levels, "holes": holes}
-    expected = search(Toy(**settings), features(*range(6)), options)
-    assert search(Ranks(**settings), features(*range(6)), options) == expected
+    expected = search(Toy(**settings), features(*range(6)), options, restrictions)
+    assert search(Ranks(**settings), features(*range(6)), options, restrictions) == expected
 
 
 @st.composite

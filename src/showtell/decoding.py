@@ -28,6 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 _NEVER = (PAD, START, UNK)  # are never said
 _ABOVE_ZERO = 1e-3  # nats by which rounding may lift a log-probability of certainty
 _COLUMN_GROUPS = 128  # see `_floor`
+_RANKED = 48  # best tokens; where more are needed, to find them among all is quicker than to have a graph rank them
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +120,17 @@ class Restrictions:
     _barred: NDArray[np.int64] = field(init=False, repr=False, compare=False)
     _barred_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
     _leads_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
+    _lengths: dict[int, set[int]] = field(init=False, repr=False, compare=False)  # by the last word of what is before
 
     def __post_init__(self) -> None:
         barred = {*_NEVER, *self.denied.get((), ()), *(token for others in self.merged.values() for token in others)}
         object.__setattr__(self, "_barred", np.array(sorted(barred)))
         object.__setattr__(self, "_barred_V", _table(barred))
-        object.__setattr__(self, "_leads_V", _table({before[-1] for before in self.denied if before}))
+        lengths: dict[int, set[int]] = {}
+        for before in filter(None, self.denied):
+            lengths.setdefault(before[-1], set()).add(len(before))
+        object.__setattr__(self, "_leads_V", _table(set(lengths)))
+        object.__setattr__(self, "_lengths", lengths)
 
     @property
     def barred(self) -> NDArray[np.int64]:
@@ -151,9 +157,9 @@ class Restrictions:
         tokens: list[int] = []
         if words_NT.shape[1]:
             for row in np.flatnonzero(_look_up(self._leads_V, words_NT[:, -1])).tolist():
-                words = words_NT[row].tolist()
-                for start in range(len(words)):
-                    found = self.denied.get(tuple(words[start:]), ())
+                words = tuple(words_NT[row].tolist())
+                for length in self._lengths[words[-1]]:
+                    found = self.denied.get(words[-length:], ())
                     rows += [row] * len(found)
                     tokens += found
         return np.array(rows, np.int64), np.array(tokens, np.int64)
@@ -320,10 +326,11 @@ def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: 
 def _enough(
     blocked: tuple[NDArray[np.int64], NDArray[np.int64]], options: SearchOptions, restrictions: Restrictions
 ) -> int | None:
-    """How many of a row's best tokens hold its 2K best that may follow; None: all, as any may be added to another."""
+    """How many of a row's best tokens hold its 2K best that may follow; None: all are needed, or would be quicker."""
     if restrictions.merged:
         return None
-    return 2 * options.beam + len(restrictions.barred) + 1 + int(np.bincount(blocked[0]).max(initial=0))
+    count = 2 * options.beam + len(restrictions.barred) + 1 + int(np.bincount(blocked[0]).max(initial=0))
+    return count if count <= _RANKED else None
 
 
 def _extend(

@@ -87,7 +87,7 @@ class SafeWords:
         for one in given:
             if one == NONE:
                 default = False
-            elif one.endswith(".txt") or Path(one).is_file():
+            elif one.endswith(".txt") or "/" in one or Path(one).is_file():
                 lines += _read_list(Path(one))
             else:
                 lines.append(one)

@@ -218,7 +218,25 @@ def train(
         with events as watch:
             examples = read_sources(sources, report)
             others = read_sources(Sources(foreign, None, None, None, None, split_seed), report) if foreign else []
-            given = {"text": captions, "resume": resume, "describe": {"data": named}, "features": features}
+            command = _retell(
+                config,
+                {
+                    "--data": data,
+                    "--format": layout,
+                    "--pictures": pictures,
+                    "--columns": columns,
+                    "--shares": shares,
+                    "--split-seed": split_seed if split_seed != 1 else None,
+                    "--text": text,
+                    "--foreign": foreign,
+                    "--encoder-weights": encoder_weights and Path(encoder_weights),
+                    "--word-vectors": word_vectors,
+                    "--epochs": epochs,
+                    "--seed": seed,
+                },
+            )
+            about = {"data": named, "command": command}
+            given = {"text": captions, "resume": resume, "describe": about, "features": features}
             run_training = _choose_training(settings, cluster, processes, watch)
             try:
                 bundle = run_training(settings, examples, out, **given, foreign=others, progress=report)
@@ -234,6 +252,18 @@ def train(
         print(f"{bundle}: mean recall {scores['metrics']['mean recall']:.3f} on val")
     else:
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
+
+
+def _retell(config: str, options: dict[str, Any]) -> str:
+    """The command that trains the same, with the names of files in place of their paths."""
+    import shlex
+
+    parts = ["showtell", "train", Path(config).name]
+    for option, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                parts += [option, one.name if isinstance(one, Path) else str(one)]
+    return shlex.join([*parts, "--out", "RUN"])
 
 
 def _choose_training(settings: RunConfig, cluster: Cluster | None, processes: Processes, watch: Watch) -> Any:
