@@ -85,10 +85,10 @@ def views(paths: list[Path], seed: int) -> Iterator[tuple[Path, Image.Image]]:
             yield path, vary(picture, draw) if turn else picture
 
 
-def caption(
-    captioner: Captioner, features_BLD: NDArray[np.float32], restrictions: Restrictions, top: int
-) -> list[list[Words]]:
-    found = search(captioner.runtime, features_BLD, captioner.options(top=top), restrictions)
+def caption(captioner: Captioner, features_BLD: NDArray[np.float32], restrictions: Restrictions) -> list[list[Words]]:
+    """All captions of the beam of each picture, best first."""
+    options = captioner.options(top=captioner.options().beam)
+    found = search(captioner.runtime, features_BLD, options, restrictions)
     return [[tuple(captioner.vocabulary.decode(one.tokens)) for one in best] for best in found]
 
 
@@ -144,8 +144,8 @@ def main() -> None:
     while group := list(islice(rest, BATCH)):
         pixels = [fit_pixels(picture, captioner.manifest.preprocessing) for _, picture in group]
         features_BLD = captioner.runtime.encode_each(pixels)
-        free += caption(captioner, features_BLD, Restrictions(), captioner.options().beam)
-        safe += [best[0] for best in caption(captioner, features_BLD, restrictions, 1)]
+        free += caption(captioner, features_BLD, Restrictions())
+        safe += [best[0] for best in caption(captioner, features_BLD, restrictions)]
         names += [path.name for path, _ in group]
         print(f"\r{len(safe):,}", end="", file=sys.stderr, flush=True)
     best = [found[0] for found in free]
@@ -156,13 +156,14 @@ def main() -> None:
                 denied.setdefault(" ".join(phrase), []).append((number, words))
     kept = sum(bool(phrases_in(words, captioner, restrictions)) for words in best)
     other = sum(bool(phrases_in(words, captioner, restrictions)) for found in free for words in found[1:])
+    others = sum(len(found) - 1 for found in free)
     left = sum(bool(phrases_in(words, captioner, restrictions)) for words in safe)
     lines = [
         f"# {captioner.manifest.name}: {len(safe):,} captions of {len(paths):,} pictures, seed {arguments.seed}, "
         f"{captioner.words.describe(restrictions)}",
         "",
         f"{len(set(safe)):,} different captions, of {len(set().union(*safe)):,} words. With all words {kept:,} best "
-        f"captions ({kept / len(best):.2%}) had something denied, and {other:,} of the {sum(map(len, free)) - len(free):,} "
+        f"captions ({kept / len(best):.2%}) had something denied, and {other:,} of the {others:,} "
         f"others of the beam; with safe words {left} have. "
         f"{sum(a != b for a, b in zip(best, safe, strict=True)):,} captions are not what they would be with all words.",
         "",
