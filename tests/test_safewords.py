@@ -92,7 +92,7 @@ def test_words_that_the_model_does_not_know_deny_nothing() -> None:
     ("text", "sentence"),
     [
         ("...\n", r"mine\.txt:1: '\.\.\.' has no word that could be denied; give a word or a phrase"),
-        ("food\n{pets} dog\n", r"mine\.txt:2: in '\{pets\} dog', there is no set \{pets\}; there are \{age\}, "),
+        ("food\n{pets} dog\n", r"mine\.txt:2: in '\{pets\} dog', there is no set \{pets\}; there are \{a\}, "),
         ("pet = dog\n", r"mine\.txt:1: 'pet = dog' is not understood; a set of words is made by \{name\} = words"),
         ("{pet} = ;\n", r"a set of words is made by \{name\} = words"),
         ("# nothing\n\n", r"mine\.txt has no phrase; write one a line"),
