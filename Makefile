@@ -1,13 +1,18 @@
 # Two commands set everything up: `make demo` (captions the example photographs) and `make test` (the whole suite).
-# `make docs` builds the documentation into build/site.
+# `make docs` builds the documentation into build/site. `make models` trains the models anew from DATA into MODELS: hours,
+# of which a GPU saves most; stopped, it goes on, and what is finished is left alone.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+DATA ?= ../shared/data
+MODELS ?= build/models
+WEIGHTS ?= $(DATA)/encoders/mobilenetv2_100.safetensors
+
 CODE = src tests bench docs/hooks docs/from-picture-to-caption.ipynb
 
-.PHONY: demo test docs bench lint clean
+.PHONY: demo test docs models bench lint clean
 
 demo: $(VENV)/.core
 	$(BIN)/showtell caption examples/*.jpg
@@ -17,6 +22,17 @@ test: $(VENV)/.dev lint
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+models: $(MODELS)/mobile/bundle/bundle.json $(MODELS)/rsicd/bundle/bundle.json $(MODELS)/vietnamese/bundle/bundle.json
+
+$(MODELS)/%/bundle/bundle.json: | $(VENV)/.dev
+	$(BIN)/showtell train $* $(SOURCES) --out $(MODELS)/$* --encoder-weights $(WEIGHTS) --resume
+
+$(MODELS)/mobile/bundle/bundle.json: SOURCES = --data $(DATA)/coco --data $(DATA)/coco2k --data $(DATA)/flickr8k \
+	--text $(DATA)/coco/annotations/captions_val2017.json --text $(DATA)/flickr8k/Flickr8k_text/Flickr8k.token.txt \
+	--foreign $(DATA)/vietnamese
+$(MODELS)/rsicd/bundle/bundle.json: SOURCES = --data $(DATA)/rsicd
+$(MODELS)/vietnamese/bundle/bundle.json: SOURCES = --data $(DATA)/vietnamese
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)

@@ -2,7 +2,8 @@
 
 Rates in one process, measured in turn and several times over; the medians are printed, and their ratio to the first:
 the encoder alone on decoded pixels, batches beside each other as in the whole path; all threads on one batch of it;
-encoder and beam search on the same pixels; and the whole path from the files. The pictures (those of examples/ when
+encoder and beam search on the same pixels; the whole path from the files; and the search alone on features, with all
+words, with the safe words, and gender-neutrally too (English models). The pictures (those of examples/ when
 none are given) are repeated until there are enough.
 """
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from showtell.captioner import Captioner, Runtime
 from showtell.decoding import search
 from showtell.images import read_pixels
+from showtell.safewords import SafeWords
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -59,7 +61,7 @@ def main() -> None:
         return list(runtime.encode_each(batch))
 
     def encode_and_search(runtime: Runtime, batch: Sequence[NDArray[np.uint8]]) -> list[int]:
-        found = search(runtime, runtime.encode_each(batch), options)
+        found = search(runtime, runtime.encode_each(batch), options, captioner.restrictions)
         words.extend(len(best[0].tokens) for best in found)
         return []
 
@@ -70,6 +72,12 @@ def main() -> None:
     def spread(work: Callable[[Runtime, Sequence[NDArray[np.uint8]]], list[Any]]) -> Callable[[], None]:
         return lambda: deque(runtime.spread(work, batches), maxlen=0).clear()
 
+    features = [runtime.encode_each(batch) for batch in batches]
+
+    def search_alone(words: SafeWords) -> Callable[[], None]:
+        restrictions = words.restrict(captioner.vocabulary)
+        return lambda: [search(runtime, one, options, restrictions) for one in features].clear()
+
     def caption_files() -> None:
         for result in captioner.caption_stream(paths, options, batch=arguments.batch):
             assert hasattr(result, "text"), result
@@ -79,7 +87,11 @@ def main() -> None:
         "all on one batch": one_batch,
         "encoder and search": spread(encode_and_search),
         "from files": caption_files,
+        "search alone": search_alone(SafeWords(default=False)),
+        "safe words": search_alone(SafeWords()),
     }
+    if "the" in captioner.vocabulary:
+        works["gender-neutral"] = search_alone(SafeWords(neutral=True))
     rates: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(arguments.repeats + 1):  # the first one warms up
         for name, work in works.items():

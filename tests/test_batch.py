@@ -34,16 +34,21 @@ from showtell.jobs.inputs import Inputs
 from showtell.jobs.journal import Places
 from showtell.locks import alone
 from showtell.records import Caption, Failure
+from showtell.safewords import SafeWords
+from showtell.text import SPECIAL_WORDS, Vocabulary
 
 COLOURS = ("red", "green", "blue", "gold", "teal", "navy")
 SIZE = Preprocessing(size=16)
+ENGLISH = Vocabulary((*SPECIAL_WORDS, "the", "grey", "black", "man", "person"))
+SAFE = SafeWords()
 
 
 class Namer:
     """A captioner that says the mean colour of a picture, and remembers what it was shown."""
 
-    def __init__(self, weights: str = "a", before: str = "the colour") -> None:
+    def __init__(self, weights: str = "a", before: str = "the colour", words: SafeWords = SAFE) -> None:
         self.manifest = SimpleNamespace(name="namer", files={"weights": weights}, preprocessing=SIZE)
+        self.words, self.restrictions = words, words.restrict(ENGLISH)
         self.shown: list[str] = []
         self.before = before
         self.stops_after: int | None = None
@@ -511,6 +516,33 @@ def test_another_model_or_search_is_refused(photos: Path) -> None:
     with pytest.raises(ConfigError, match="made with beam 3, and this run has beam 1;"):
         caption_pictures(["photos"], "captions.jsonl", Namer(), SearchOptions(beam=1))  # type: ignore[arg-type]
     assert Path("captions.jsonl").read_bytes() == table
+
+
+def test_other_words_are_refused(photos: Path) -> None:
+    job()
+    table = Path("captions.jsonl").read_bytes()
+    for words, name in (
+        (SafeWords(default=False), "all words"),
+        (SafeWords(deny=("grey man",)), r"safe words, 1 denied \(\w{8}\)"),
+        (SafeWords(neutral=True), r"safe words, gender-neutral \(\w{8}\)"),
+    ):
+        with pytest.raises(ConfigError, match=rf"made with safe words \(\w{{8}}\), and this run has {name};"):
+            job(captioner=Namer(words=words))
+    assert Path("captions.jsonl").read_bytes() == table
+    assert job().unchanged == 6
+
+
+def test_a_journal_of_before_safe_words_goes_on_with_all_words(photos: Path) -> None:
+    everything = SafeWords(default=False)
+    job(captioner=Namer(words=everything))
+    journal = Path("captions.jsonl.journal")
+    first, _, rest = journal.read_bytes().partition(b"\n")
+    old = json.loads(first)
+    assert old.pop("words") == "all words"
+    journal.write_bytes(json.dumps(old, separators=(",", ":")).encode() + b"\n" + rest)
+    with pytest.raises(ConfigError, match="made with all words, and this run has safe words"):
+        job()
+    assert job(captioner=Namer(words=everything)).unchanged == 6
 
 
 def test_two_runs_at_once_are_refused(photos: Path) -> None:

@@ -458,6 +458,8 @@ def test_a_stopped_training_goes_on(toy_data: Path, tmp_path: Path, tiny: Path) 
     epochs = [line.split(",")[0] for line in (out / "metrics.csv").read_text().splitlines()[1:]]
     assert epochs == [str(number) for number in range(1, 21)]
     assert (out / "curves.png").stat().st_size > 0
+    card = (out / "bundle" / "README.md").read_text("utf-8")
+    assert f"$ showtell train {tiny.name} --data {toy_data.name} --out RUN\n" in card
 
 
 # score, evaluate, export, encoders

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
+from showtell.decoding import UNRESTRICTED, Arrays, Hypothesis, Restrictions, SearchOptions, StepOutput, search
 from showtell.errors import BackendError, ConfigError
 from showtell.text import END, PAD, START, UNK
 
@@ -92,17 +92,30 @@ def repeats(words: tuple[int, ...], size: int) -> bool:
     return size > 0 and len(set(grams)) < len(grams)
 
 
-def naive(toy: Toy, seed: int, options: SearchOptions) -> list[tuple[tuple[int, ...], float, bool]]:
+def denies(restrictions: Restrictions, words: tuple[int, ...]) -> bool:
+    """Whether the last of the words may not be said after the others."""
+    unsaid = {token for others in restrictions.merged.values() for token in others}
+    before = [words[start:-1] for start in range(len(words))]
+    return words[-1] in unsaid or any(words[-1] in restrictions.denied.get(some, ()) for some in before)
+
+
+def naive(
+    toy: Toy, seed: int, options: SearchOptions, restrictions: Restrictions = UNRESTRICTED
+) -> list[tuple[tuple[int, ...], float, bool]]:
     """(words, logprob, ended) of one picture, best first: the rules of the search, word by word."""
     running: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     finished: list[tuple[tuple[int, ...], float]] = []
     for length in range(options.max_length):
         extensions = []
         for row, (words, logprob) in enumerate(running):
-            own, _ = toy.after(seed, words)
+            said, _ = toy.after(seed, words)
+            own = said.copy()
+            for token, others in restrictions.merged.items():
+                own[token] = min(np.logaddexp.reduce(said[[token, *others]]), 0)
             for token in range(toy.V):
                 barred = token in (PAD, START, UNK) or (token == END and length < options.min_length)
                 barred = barred or (token != END and repeats((*words, token), options.block_ngrams))
+                barred = barred or denies(restrictions, (*words, token))
                 if not barred and own[token] > -np.inf:
                     extensions.append((-(logprob + float(own[token])), row, token))
         extensions.sort()
@@ -338,23 +351,105 @@ def test_a_decoder_without_memory() -> None:
     assert search(Remembers(), features(*range(5)), options) == expected
 
 
+class Ranks(Toy):
+    """Says no more than it is asked for."""
+
+    def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
+        output = super().step(tokens_N, memory, state)
+        if best is None:
+            return output
+        tokens_NC = np.argsort(-output.logprobs_NC, 1, kind="stable")[:, :best]
+        return replace(output, logprobs_NC=np.take_along_axis(output.logprobs_NC, tokens_NC, 1), tokens_NC=tokens_NC)
+
+
 @pytest.mark.parametrize("levels", [0, 3])
 @pytest.mark.parametrize("holes", [0.0, 0.5])
 @pytest.mark.parametrize("beam", [1, 3])
-def test_a_decoder_that_says_the_best_tokens_alone(levels: int, holes: float, beam: int) -> None:
-    class Ranks(Toy):
-        def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> Any:
-            output = super().step(tokens_N, memory, state)
-            assert best is not None
-            tokens_NC = np.argsort(-output.logprobs_NC, 1, kind="stable")[:, :best]
-            return replace(
-                output, logprobs_NC=np.take_along_axis(output.logprobs_NC, tokens_NC, 1), tokens_NC=tokens_NC
-            )
-
+@pytest.mark.parametrize(
+    "restrictions",
+    [
+        UNRESTRICTED,
+        Restrictions({(): frozenset([5, 9, 30]), (7,): frozenset(range(10, 22)), (8, 6): frozenset([4, 7])}),
+    ],
+)
+def test_a_decoder_that_says_the_best_tokens_alone(
+    levels: int, holes: float, beam: int, restrictions: Restrictions
+) -> None:
     options = SearchOptions(beam=beam, top=beam, max_length=9, min_length=3, block_ngrams=2)
     settings: Any = {"V": 40, "levels": levels, "holes": holes}
-    expected = search(Toy(**settings), features(*range(6)), options)
-    assert search(Ranks(**settings), features(*range(6)), options) == expected
+    expected = search(Toy(**settings), features(*range(6)), options, restrictions)
+    assert search(Ranks(**settings), features(*range(6)), options, restrictions) == expected
+
+
+@st.composite
+def restricted(draw: st.DrawFn, V: int) -> Restrictions:
+    """Some words, pairs and triples denied, and some words merged into others."""
+    words = st.integers(WORDS, V - 1)
+    phrases = draw(st.lists(st.lists(words, min_size=1, max_size=3).map(tuple), max_size=12))
+    denied: dict[tuple[int, ...], set[int]] = {}
+    for *before, last in phrases:
+        denied.setdefault(tuple(before), set()).add(last)
+    order = draw(st.permutations(range(WORDS, V)))
+    merged = {order[0]: tuple(order[1:3]), order[3]: tuple(order[4:5])} if draw(st.booleans()) else {}
+    return Restrictions({before: frozenset(last) for before, last in denied.items()}, merged)
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data())
+def test_what_is_denied_is_never_said(data: st.DataObject) -> None:
+    V = WORDS + 6
+    restrictions = data.draw(restricted(V), label="restrictions")
+    toy = Toy(
+        V=V,
+        end_bias=data.draw(st.sampled_from([-9.0, 0.0, 2.0]), label="end_bias"),
+        levels=data.draw(st.sampled_from([0, 2]), label="levels"),
+        holes=data.draw(st.sampled_from([0.0, 0.3]), label="holes"),
+    )
+    beam = data.draw(st.integers(1, 5), label="beam")
+    options = SearchOptions(beam=beam, top=beam, max_length=6, block_ngrams=data.draw(st.integers(0, 3)))
+    found = search(toy, features(1, 2, 3), options, restrictions)
+    assert [plain(one) for one in found] == [naive(toy, seed, options, restrictions) for seed in (1, 2, 3)]
+    for one in (one for hypotheses in found for one in hypotheses):
+        assert not any(denies(restrictions, one.tokens[:end]) for end in range(1, len(one.tokens) + 1))
+    ranks = Ranks(V=V, end_bias=toy.end_bias, levels=toy.levels, holes=toy.holes)
+    assert search(ranks, features(1, 2, 3), options, restrictions) == found
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_of_many_words_those_that_are_left_are_found(ranks: bool) -> None:
+    """More is denied than a decoder would be asked for."""
+    kind = Ranks if ranks else Toy
+    toy, free = kind(V=700, end_bias=5.0), range(WORDS, WORDS + 9)
+    denied = frozenset(range(WORDS + 9, 690))
+    after = {(word,): frozenset(range(690, 700)) for word in free}
+    options = SearchOptions(beam=3, top=3, max_length=5)
+    restrictions = Restrictions({(): denied, **after})
+    found = search(toy, features(*range(4)), options, restrictions)
+    assert [plain(one) for one in found] == [naive(toy, seed, options, restrictions) for seed in range(4)]
+    assert any(token >= 690 for hypotheses in found for one in hypotheses for token in one.tokens)
+
+
+def test_merged_words_add_their_probabilities() -> None:
+    man, woman, person, dog = range(WORDS, WORDS + 4)
+
+    class Says(Toy):
+        def logprobs(self, key_N: NDArray[np.uint64]) -> NDArray[np.float32]:
+            shares = np.zeros(self.V)
+            shares[[END, man, woman, person, dog]] = 1 / 8, 1 / 4, 1 / 8, 1 / 8, 3 / 8
+            with np.errstate(divide="ignore"):
+                return np.tile(np.log(shares), (len(key_N), 1)).astype(np.float32)
+
+    toy, options = Says(V=WORDS + 4), SearchOptions(beam=1, max_length=1)
+    (((first,),), ((merged,),)) = (
+        search(toy, features(1), options, some)
+        for some in (Restrictions(), Restrictions(merged={person: (man, woman)}))
+    )
+    assert (first.tokens, merged.tokens) == ((dog,), (person,))
+    assert np.exp(merged.logprob) == pytest.approx(1 / 2, rel=1e-6)
+    (everything,) = search(
+        toy, features(1), SearchOptions(beam=9, top=9, max_length=1), Restrictions(merged={person: (man, woman)})
+    )
+    assert {one.tokens for one in everything} == {(person,), (dog,)}
 
 
 def test_no_pictures_no_captions() -> None:

@@ -31,6 +31,7 @@ from showtell.learn.export import check_parity, export_bundle, halve  # noqa: E4
 from showtell.learn.quantise import quantise  # noqa: E402
 from showtell.learn.steps import Decoder  # noqa: E402
 from showtell.learn.validation import TorchStep  # noqa: E402
+from showtell.report.card import write_card  # noqa: E402
 from showtell.text import Vocabulary  # noqa: E402
 
 Made = tuple[Encoder, Decoder, Bundle]
@@ -261,6 +262,32 @@ def test_the_bundle_of_a_run_says_what_it_is(toy_run: Path, toy_settings: RunCon
     assert "Coloured shapes." in bundle.card
     assert "toy (drawn shapes)" in bundle.card
     assert f"{manifest.scores['metrics']['CIDEr']:.4f}" in bundle.card
+
+
+def test_the_card_has_intervals_and_says_which_words_were_scored(toy_run: Path) -> None:
+    bundle = read_bundle(toy_run / "bundle")
+    low, high = bundle.manifest.scores["intervals"]["CIDEr"]
+    assert low <= bundle.manifest.scores["metrics"]["CIDEr"] <= high
+    assert f"({low:.4f} to {high:.4f}) |" in bundle.card
+    assert "beam 2, all words, PTB tokens" in bundle.card
+    assert "No list of safe words is in its language" in bundle.card
+    assert "How to reproduce" not in bundle.card  # nobody said how
+    scores = {**bundle.manifest.scores, "words": "safe words"}
+    training = {**bundle.manifest.training, "command": "showtell train toy --data toy --out RUN"}
+    manifest = replace(bundle.manifest, scores=scores, training=training)
+    card = write_card(replace(bundle, manifest=manifest))
+    assert "beam 2, safe words, PTB tokens" in card
+    assert "Safe words keep it from naming people's race" in card
+    assert "```console\n$ showtell train toy --data toy --out RUN\n```" in card
+
+
+def test_what_a_person_writes_ends_the_card_of_every_export(toy_run: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(toy_run, tmp_path / "toy"))
+    (directory / "notes.md").write_text("## Failures\n\nStripes look like squares: “so”.\n", "utf-8")
+    for out in ("once", "twice"):
+        card = read_bundle(run.export_run(directory, tmp_path / out)).card
+        assert card.endswith("\n\n## Failures\n\nStripes look like squares: “so”.\n")
+        assert card.startswith(read_bundle(toy_run / "bundle").card)
 
 
 def test_exporting_again_gives_the_same_bundle(toy_run: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 torch = pytest.importorskip("torch", reason="needs the extra 'train'")
 
 from showtell import Captioner  # noqa: E402
 from showtell.bundle import read_bundle  # noqa: E402
+from showtell.cli.commands import app  # noqa: E402
 from showtell.datasets import read_native  # noqa: E402
 from showtell.datasets.layouts import read_data  # noqa: E402
 from showtell.learn.alignment_run import train_alignment  # noqa: E402
@@ -172,3 +176,23 @@ def test_a_recipe_names_its_source_and_what_was_published(name: str) -> None:
         "published",
     ]
     assert read_config(name).licence
+
+
+def test_make_models_trains_recipes_with_options_that_there_are() -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    told = subprocess.run(
+        ["make", "--dry-run", "--always-make", "models", "DATA=data", "MODELS=out"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    commands = [shlex.split(line)[1:] for line in told.splitlines() if "showtell train" in line]
+    assert [command[1] for command in commands] == ["mobile", "rsicd", "vietnamese"]
+    known = {option for param in get_command(app).commands["train"].params for option in param.opts}
+    for _, recipe, *options in commands:
+        assert recipe in list_recipes()
+        assert {option for option in options if option.startswith("--")} <= known
+        assert options[-1] == "--resume"
+        assert f"out/{recipe}" in options

@@ -27,6 +27,7 @@ from showtell.errors import BackendError, BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
 from showtell.occlusion import occlusion_maps
 from showtell.records import Caption, Failure
+from showtell.safewords import SafeWords
 from showtell.text import Vocabulary, join_words
 
 _TOGETHER = 8  # pictures that the encoder gets at a time
@@ -198,6 +199,9 @@ def open_graph(graph: str, bundle: Bundle, threads: int | None, lean: bool, cuda
 class Captioner:
     """Says what it sees in pictures.
 
+    Args:
+        words: What captions may not say; the package's list by default (see `showtell.safewords`).
+
     Example:
         >>> from showtell import Captioner
         >>> captioner = Captioner.load("default")
@@ -205,7 +209,15 @@ class Captioner:
         'a dog runs through the grass'
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, lean: bool = False, cuda: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+        cuda: bool = False,
+        words: SafeWords | None = None,
+    ) -> None:
         if {"wide", "step"} <= bundle.graphs.keys():
             raise BundleError(
                 f"{bundle.manifest.name!r} is an alignment model that captions regions; use showtell regions "
@@ -213,15 +225,25 @@ class Captioner:
             )
         self.runtime = Runtime(bundle, threads=threads, lean=lean, cuda=cuda)
         self.vocabulary = bundle.vocabulary
+        self.words = words or SafeWords()
+        self.restrictions = self.words.restrict(bundle.vocabulary)
 
     @classmethod
-    def load(cls, source: str | Path = "default", *, threads: int | None = None, lean: bool = False) -> Captioner:
+    def load(
+        cls,
+        source: str | Path = "default",
+        *,
+        threads: int | None = None,
+        lean: bool = False,
+        words: SafeWords | None = None,
+    ) -> Captioner:
         """A captioner from a bundle's directory or zip, or from one that comes with the package (see `Runtime`).
 
         Raises:
             BundleError: There is no such bundle, or it is damaged or newer than this package.
+            ConfigError: The words are of another language than the bundle.
         """
-        return cls(read_bundle(source), threads=threads, lean=lean)
+        return cls(read_bundle(source), threads=threads, lean=lean, words=words)
 
     @property
     def manifest(self) -> Manifest:
@@ -319,7 +341,7 @@ class Captioner:
     ) -> list[Caption | Failure]:
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
         features_BLD = runtime.encode_each(readable)
-        found = zip(features_BLD, search(runtime, features_BLD, options), strict=True)
+        found = zip(features_BLD, search(runtime, features_BLD, options, self.restrictions), strict=True)
         said: list[Caption | Failure] = []
         for name, pixels in group:
             if isinstance(pixels, ImageError):

@@ -6,12 +6,14 @@ finished hypotheses; the K best extensions by words run on. A picture is done wh
 and none that runs on is better than the `top` best of them (as if its END came next, at no cost), when no word may
 follow, or at `max_length` words. Its rows then leave the batch.
 
+`Restrictions` say which words may not come, by themselves or after others, and which stand for several.
+
 Source: n-gram blocking after Paulus et al. 2018; length penalty as Wu et al. 2016, but the plain form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 _NEVER = (PAD, START, UNK)  # are never said
 _ABOVE_ZERO = 1e-3  # nats by which rounding may lift a log-probability of certainty
 _COLUMN_GROUPS = 128  # see `_floor`
+_RANKED = 48  # best tokens; where more are needed, to find them among all is quicker than to have a graph rank them
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,8 @@ class StepFunction(Protocol):
     def step(self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None) -> StepOutput:
         """Log-probabilities of the token after `tokens_N`, and the new state.
 
-        Of each row's `best` most likely tokens at least, of equal ones the lower, or of all of them (None). A
-        decoder that cannot find them faster than the search may always say all.
+        Of each row's `best` most likely tokens at least, of equal ones the lower, or of all of them in order (None).
+        A decoder that cannot find them faster than the search may always say all.
 
         Shape: N = B * K rows, picture-major: row n belongs to picture n // K, where B = rows of memory. B and
             K differ between calls. Rows may be fillers: what is said of them is not used, but is no NaN.
@@ -100,6 +103,81 @@ def _check_integer(name: str, value: object, low: int, high: int | None, note: s
     if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
         accepted = f"from {low} up" if high is None else f"from {low} to {high}{note}"
         raise ConfigError(f"search option {name} is {value!r}; it takes a whole number {accepted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Restrictions:
+    """What a search may not say, as token ids of one vocabulary.
+
+    Attributes:
+        denied: Words -> those that may not follow them at once; of the empty tuple, those that are never said. END is
+            never denied.
+        merged: A word -> others that are never said; their probabilities are added to its own.
+    """
+
+    denied: Mapping[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
+    merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    _barred: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    _barred_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
+    _leads_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
+    _lengths: dict[int, set[int]] = field(init=False, repr=False, compare=False)  # by the last word of what is before
+
+    def __post_init__(self) -> None:
+        barred = {*_NEVER, *self.denied.get((), ()), *(token for others in self.merged.values() for token in others)}
+        object.__setattr__(self, "_barred", np.array(sorted(barred)))
+        object.__setattr__(self, "_barred_V", _table(barred))
+        lengths: dict[int, set[int]] = {}
+        for before in filter(None, self.denied):
+            lengths.setdefault(before[-1], set()).add(len(before))
+        object.__setattr__(self, "_leads_V", _table(set(lengths)))
+        object.__setattr__(self, "_lengths", lengths)
+
+    @property
+    def barred(self) -> NDArray[np.int64]:
+        """The tokens that are never said, PAD, START and UNK among them."""
+        return self._barred
+
+    def bars(self, tokens_NC: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the tokens are never said."""
+        return _look_up(self._barred_V, tokens_NC)
+
+    def merge(self, logprobs_NV: NDArray[Any]) -> NDArray[Any]:
+        """Log-probabilities of all tokens, with those that are merged added up; what is added keeps its own."""
+        if not self.merged:
+            return logprobs_NV
+        merged_NV = logprobs_NV.copy()
+        for token, others in self.merged.items():
+            merged_NV[:, token] = np.logaddexp.reduce(logprobs_NV[:, [token, *others]], axis=1)
+        np.minimum(merged_NV, 0, out=merged_NV)  # rounding
+        return merged_NV
+
+    def after(self, words_NT: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(rows, tokens): each word that would complete something denied."""
+        rows: list[int] = []
+        tokens: list[int] = []
+        if words_NT.shape[1]:
+            for row in np.flatnonzero(_look_up(self._leads_V, words_NT[:, -1])).tolist():
+                words = tuple(words_NT[row].tolist())
+                for length in self._lengths[words[-1]]:
+                    found = self.denied.get(words[-length:], ())
+                    rows += [row] * len(found)
+                    tokens += found
+        return np.array(rows, np.int64), np.array(tokens, np.int64)
+
+
+def _table(tokens: set[int]) -> NDArray[np.bool_]:
+    """Whether each id is one of the tokens; the last entry, False, is for all ids above."""
+    table_V = np.zeros(max(tokens, default=-1) + 2, np.bool_)
+    table_V[list(tokens)] = True
+    return table_V
+
+
+def _look_up(table_V: NDArray[np.bool_], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = table_V[np.minimum(tokens, len(table_V) - 1)]
+    return found
+
+
+UNRESTRICTED = Restrictions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +251,18 @@ class _Leaf:
     end_logprob: float | None
 
 
-def search(step: StepFunction, features_BLD: NDArray[Any], options: SearchOptions) -> list[list[Hypothesis]]:
+def search(
+    step: StepFunction,
+    features_BLD: NDArray[Any],
+    options: SearchOptions,
+    restrictions: Restrictions = UNRESTRICTED,
+) -> list[list[Hypothesis]]:
     """The `top` best captions of each picture, best first; those that ended come before those cut off.
 
     A picture gets fewer than `top` when fewer hypotheses exist, and never none: one that cannot go on (no END
     in `max_length`, or every next word blocked) is returned with `ended=False`. Equal log-probabilities go to
-    the better-placed hypothesis, then to the lower token id. PAD, START and UNK are never generated.
+    the better-placed hypothesis, then to the lower token id. PAD, START and UNK are never generated, nor what the
+    restrictions deny.
 
     Shape: `features_BLD` has one picture in each row of axis 0; it goes to `step.start` and no further.
     Raises: BackendError when the step function returns NaN, values above 0, or arrays of a wrong shape.
@@ -190,9 +274,9 @@ def search(step: StepFunction, features_BLD: NDArray[Any], options: SearchOption
     beam = _Beam(np.arange(len(leaves)), np.full((len(leaves), 1), START, np.int64), np.zeros(len(leaves)))
     links: list[_Link] = []
     while len(beam.pictures_B) and len(links) < options.max_length:
-        blocked = _blocked(beam.prefix_NT[:, 1:], options.block_ngrams)
-        output = _step(step, beam, memory, state, _enough(blocked, options))
-        extensions = _extend(output, beam, blocked, options)
+        blocked = _blocked(beam.prefix_NT[:, 1:], options.block_ngrams, restrictions)
+        output = _step(step, beam, memory, state, _enough(blocked, options, restrictions))
+        extensions = _extend(output, beam, blocked, options, restrictions)
         going_B, words = _split(extensions, beam, leaves, options)
         beam, link = _advance(words, beam, going_B, output.alpha_NL)
         links.append(link)
@@ -215,7 +299,7 @@ def _start(step: StepFunction, features_BLD: NDArray[Any]) -> tuple[Arrays, Arra
     return memory, state
 
 
-def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: int) -> StepOutput:
+def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: int | None) -> StepOutput:
     """The decoder's answer, once it is seen to be log-probabilities."""
     tokens_N = np.ascontiguousarray(beam.prefix_NT[:, -1])
     output = step.step(tokens_N, memory, state, best)
@@ -239,9 +323,14 @@ def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: 
     return output
 
 
-def _enough(blocked: tuple[NDArray[np.int64], NDArray[np.int64]], options: SearchOptions) -> int:
-    """How many of a row's best tokens hold its 2K best that may follow."""
-    return 2 * options.beam + len(_NEVER) + 1 + int(np.bincount(blocked[0]).max(initial=0))
+def _enough(
+    blocked: tuple[NDArray[np.int64], NDArray[np.int64]], options: SearchOptions, restrictions: Restrictions
+) -> int | None:
+    """How many of a row's best tokens hold its 2K best that may follow; None: all are needed, or would be quicker."""
+    if restrictions.merged:
+        return None
+    count = 2 * options.beam + len(restrictions.barred) + 1 + int(np.bincount(blocked[0]).max(initial=0))
+    return count if count <= _RANKED else None
 
 
 def _extend(
@@ -249,24 +338,31 @@ def _extend(
     beam: _Beam,
     blocked: tuple[NDArray[np.int64], NDArray[np.int64]],
     options: SearchOptions,
+    restrictions: Restrictions,
 ) -> _Extensions:
     """Every extension that could be among the 2K best of its picture (of those, at most K can be END)."""
-    allowed_NC = output.logprobs_NC.copy()
-    never = _NEVER if beam.prefix_NT.shape[1] > options.min_length else (*_NEVER, END)
+    may_end = beam.prefix_NT.shape[1] > options.min_length
     row_M, token_M = blocked
     if output.tokens_NC is None:
-        allowed_NC[:, never] = -np.inf
+        allowed_NC = restrictions.merge(output.logprobs_NC).copy()
+        allowed_NC[:, restrictions.barred] = -np.inf
+        if not may_end:
+            allowed_NC[:, END] = -np.inf
         allowed_NC[row_M, token_M] = -np.inf
         # `flatnonzero` and `divmod`: numpy's `nonzero` of a matrix is six times slower.
         floor_N = _floor(allowed_NC, 2 * options.beam)
         row_C, token_C = np.divmod(np.flatnonzero(allowed_NC >= floor_N[:, None]), allowed_NC.shape[1])
         logprob_C = allowed_NC[row_C, token_C].astype(np.float64)
     else:
-        allowed_NC[(output.tokens_NC[:, :, None] == never).any(axis=2)] = -np.inf
+        may_NC = ~restrictions.bars(output.tokens_NC)
+        if not may_end:
+            may_NC &= output.tokens_NC != END
         at_M, place_M = np.nonzero(output.tokens_NC[row_M] == token_M[:, None])
-        allowed_NC[row_M[at_M], place_M] = -np.inf
-        row_C = np.repeat(np.arange(len(allowed_NC)), allowed_NC.shape[1])
-        token_C, logprob_C = output.tokens_NC.ravel(), allowed_NC.ravel().astype(np.float64)
+        may_NC[row_M[at_M], place_M] = False
+        may_NC &= may_NC.cumsum(axis=1) <= 2 * options.beam  # they come best first
+        row_C, place_C = np.divmod(np.flatnonzero(may_NC), may_NC.shape[1])
+        token_C = output.tokens_NC[row_C, place_C]
+        logprob_C = output.logprobs_NC[row_C, place_C].astype(np.float64)
     total_C = beam.logprobs_N[row_C] + logprob_C
     picture_C = row_C // beam.width
     # A stable sort: equal totals stay in the order of row, then token.
@@ -288,7 +384,15 @@ def _floor(allowed_NV: NDArray[Any], count: int) -> NDArray[Any]:
     return floor_N
 
 
-def _blocked(words_NT: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _blocked(
+    words_NT: NDArray[np.int64], size: int, restrictions: Restrictions
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rows, tokens): each word that would complete an n-gram its row already has, or something denied."""
+    repeated, denied = _repeated(words_NT, size), restrictions.after(words_NT)
+    return np.concatenate((repeated[0], denied[0])), np.concatenate((repeated[1], denied[1]))
+
+
+def _repeated(words_NT: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(rows, tokens): each word that would complete an n-gram its row already has."""
     T = words_NT.shape[1]
     if size == 0 or size > T:

@@ -73,6 +73,7 @@ def evaluate(
     candidates = {name: caption.text for name, caption in captions.items()}
     references = {name: chosen[name].references for name in captions}
     scores = score(candidates, references, split=split, beam=options.beam, options=scoring)
+    scores = replace(scores, words=captioner.words.describe(captioner.restrictions))
     words = {name: {word for text in references[name] for word in tokenise(text)} for name in captions}
     calibration = calibrate_words(captions, words) if any(caption.words for caption in captions.values()) else None
     if calibration is not None:

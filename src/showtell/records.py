@@ -162,7 +162,8 @@ class Scores:
 
     Units: every metric is a fraction as the COCO evaluation code prints it (CIDEr-D is on its usual scale, where
         human captions of COCO score about 0.9); `mean_length` is in PTB tokens. `intervals` are 95 % ones, of the
-        metrics that have them. `missing` says, in a sentence each, what could not be computed.
+        metrics that have them. `missing` says, in a sentence each, what could not be computed. `words` says what the
+        candidates were kept from saying, where that is known (see `showtell.safewords`).
     """
 
     metrics: dict[str, float]
@@ -172,9 +173,10 @@ class Scores:
     beam: int | None = None
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    words: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {} if self.words is None else {"words": self.words}
         if self.intervals:
             more["intervals"] = {name: [round(low, 6), round(high, 6)] for name, (low, high) in self.intervals.items()}
         if self.missing:

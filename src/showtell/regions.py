@@ -27,6 +27,7 @@ from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, fit_pixels, rea
 from showtell.occlusion import occlusion_maps
 from showtell.proposals import Proposer, windows
 from showtell.records import Box, Grounding, RegionCaption
+from showtell.safewords import SafeWords
 from showtell.snippets import align_words, snippets, spread_of
 from showtell.text import START, UNK, join_words, tokenise
 
@@ -62,6 +63,7 @@ class RegionCaptioner:
     Args:
         crops: Cut regions out and encode each by itself with an alignment model too: slower by far.
         runtime: The captioner's networks, where they are open already.
+        words: What captions may not say, as `Captioner`.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class RegionCaptioner:
         threads: int | None = None,
         lean: bool = False,
         runtime: Runtime | None = None,
+        words: SafeWords | None = None,
     ) -> None:
         self.manifest, self.vocabulary = bundle.manifest, bundle.vocabulary
+        self._restrictions = (words or SafeWords()).restrict(bundle.vocabulary)
         aligns, writes = "wide" in bundle.graphs, "step" in bundle.graphs
         self.aligner = Aligner(bundle, threads=threads, lean=lean) if aligns else None
         if runtime is None and writes:
@@ -83,14 +87,20 @@ class RegionCaptioner:
 
     @classmethod
     def load(
-        cls, source: str | Path, *, crops: bool = False, threads: int | None = None, lean: bool = False
+        cls,
+        source: str | Path,
+        *,
+        crops: bool = False,
+        threads: int | None = None,
+        lean: bool = False,
+        words: SafeWords | None = None,
     ) -> RegionCaptioner:
         """One from a bundle's directory or zip; arguments as `Captioner.load`.
 
         Raises:
             BundleError: There is no such bundle, it is damaged or newer than this package, or aligns nothing.
         """
-        return cls(read_bundle(source), crops=crops, threads=threads, lean=lean)
+        return cls(read_bundle(source), crops=crops, threads=threads, lean=lean, words=words)
 
     def describe(
         self,
@@ -132,7 +142,7 @@ class RegionCaptioner:
         options = options or SearchOptions(**self.manifest.search)  # type: ignore[arg-type]
 
         def find(runtime: Runtime, rows: Sequence[Floats]) -> list[list[Hypothesis]]:
-            return search(runtime, np.stack(rows), options)
+            return search(runtime, np.stack(rows), options, self._restrictions)
 
         found = next(self.runtime.spread(find, [list(features_RLD)]))
         said = [
@@ -223,7 +233,8 @@ class RegionCaptioner:
             raise BundleError(f"{self.manifest.name!r} writes no captions; give the sentence to look for")
         features_1LD = self._encode_crops(whole) if self.aligner is None else self._pool(whole)[:, None]
         options = SearchOptions(**self.manifest.search)  # type: ignore[arg-type]
-        return join_words(self.vocabulary.decode(search(self.runtime, features_1LD, options)[0][0].tokens))
+        found = search(self.runtime, features_1LD, options, self._restrictions)
+        return join_words(self.vocabulary.decode(found[0][0].tokens))
 
     def _attend(self, whole: _View, text: str | None) -> tuple[list[str], Floats]:
         """(the T words of a sentence, how much of each comes from each cell (T, L): attention, or by occlusion)."""

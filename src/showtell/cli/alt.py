@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from showtell.cli.words import Deny, Neutral, read_words
+
 if TYPE_CHECKING:
     from showtell.images import Source
     from showtell.jobs.alttext import AltText, Describer, Wording
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from showtell.jobs.metadata import Outcome, WriteOptions
     from showtell.jobs.slots import PageOptions
     from showtell.records import Failure
+    from showtell.safewords import SafeWords
 
 _INTO = ("pages", "pictures", "sidecars")
 _WHY = {
@@ -62,6 +65,8 @@ def alt(
     ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="A bundle: a name, a directory or a zip.")] = "default",
     beam: Annotated[int | None, typer.Option("--beam", help="Hypotheses a picture. [default: the model's]")] = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
@@ -84,7 +89,7 @@ def alt(
         )
     if root is not None and not pages:
         raise ConfigError("--root is of pages, and there are none")
-    describe = _describer(model, wording, beam, batch, threads)
+    describe = _describer(model, read_words(deny, neutral), wording, beam, batch, threads)
     failed = False
     if pages:
         options = PageOptions(empty=empty, renew=renew, keep_time=keep_time, dry=dry_run, wording=wording)
@@ -150,7 +155,9 @@ def _find_pictures(folder: Path) -> Iterator[Path]:
                 yield Path(directory, name)
 
 
-def _describer(model: str, wording: Wording, beam: int | None, batch: int, threads: int | None) -> Describer:
+def _describer(
+    model: str, words: SafeWords, wording: Wording, beam: int | None, batch: int, threads: int | None
+) -> Describer:
     """Says alt text; the model is loaded when the first picture asks for one."""
 
     def describe(sources: Iterable[Source]) -> Iterator[AltText | Failure]:
@@ -159,7 +166,7 @@ def _describer(model: str, wording: Wording, beam: int | None, batch: int, threa
 
         rest = iter(sources)
         for first in rest:
-            captioner = Captioner.load(model, threads=threads)
+            captioner = Captioner.load(model, threads=threads, words=words)
             options = captioner.options(**({} if beam is None else {"beam": beam}))
             yield from write_alts(captioner, chain([first], rest), wording, options, batch=batch)
 

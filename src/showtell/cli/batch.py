@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from showtell.cli.engines import Actors, Address, Engine, GpusPerActor, choose_cluster
+from showtell.cli.words import Deny, Neutral, read_words
 
 if TYPE_CHECKING:
     from showtell.cli.progress import Reporter
     from showtell.cluster import Cluster
     from showtell.jobs.batch import Batched, BatchOptions
     from showtell.records import Failure
+    from showtell.safewords import SafeWords
 
 _SHOWN = 5  # failures that are told of without --failures
 
@@ -48,6 +50,8 @@ def batch(
     beam: Annotated[
         int | None, typer.Option("--beam", help="Hypotheses a picture; 1 is greedy. [default: the model's]")
     ] = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     group: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
     workers: Annotated[
         int | None,
@@ -87,7 +91,8 @@ def batch(
             changes = {"beam": beam} if beam is not None else {}
             in_parts = cluster is not None or _holds_job(out)
             run = partial(_caption_parts, cluster=cluster) if in_parts else _caption_table
-            found = run(pictures, out, model, changes, settings, workers, notice, _Told(report))
+            words = read_words(deny, neutral)
+            found = run(pictures, out, model, words, changes, settings, workers, notice, _Told(report))
         except KeyboardInterrupt:
             done = out if _holds_job(out) else f"{out}.journal"
             print(f"showtell: stopped; the same command goes on (done so far: {done})", file=sys.stderr)
@@ -111,6 +116,7 @@ def _caption_table(
     pictures: list[str],
     out: str,
     model: str,
+    words: SafeWords,
     changes: dict[str, int],
     settings: BatchOptions,
     workers: int | None,
@@ -120,7 +126,7 @@ def _caption_table(
     from showtell.captioner import Captioner
     from showtell.jobs.batch import caption_pictures
 
-    captioner = Captioner.load(model, threads=workers)
+    captioner = Captioner.load(model, threads=workers, words=words)
     options = captioner.options(**changes)
     return caption_pictures(pictures, out, captioner, options, settings=settings, notice=notice, progress=progress)
 
@@ -129,6 +135,7 @@ def _caption_parts(
     pictures: list[str],
     out: str,
     model: str,
+    words: SafeWords,
     changes: dict[str, int],
     settings: BatchOptions,
     workers: int | None,
@@ -156,6 +163,7 @@ def _caption_parts(
             engine=run_here if cluster is None else partial(spread, cluster=cluster),
             threads=workers if cluster is None else cluster.cpus_per_actor,
             cuda=cluster is not None and cluster.gpus_per_actor > 0,
+            words=words,
             notice=notice,
             progress=progress,
         )

@@ -43,6 +43,7 @@ from showtell.cli.sources import (
     WordVectors,
     read_sources,
 )
+from showtell.cli.words import Deny, Neutral, read_words
 
 if TYPE_CHECKING:
     from showtell.bundle import Bundle
@@ -96,6 +97,8 @@ def caption(
     model: Model = "default",
     beam: Beam = None,
     top: Annotated[int, typer.Option("--top", help="Captions to give of each picture, best first.")] = 1,
+    deny: Deny = None,
+    neutral: Neutral = False,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures that run together.")] = 16,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")] = None,
     aloud: Annotated[bool, typer.Option("--speak", help="Also say each caption, by the voice of the system.")] = False,
@@ -113,7 +116,7 @@ def caption(
     lean = len(pictures) <= _FEW
     if lean:
         _return_freed_memory()
-    captioner = Captioner.load(model, threads=threads, lean=lean)
+    captioner = Captioner.load(model, threads=threads, lean=lean, words=read_words(deny, neutral))
     changes = {"top": top} | ({"beam": beam} if beam is not None else {})
     if beam is None and top > captioner.options().beam:
         changes["beam"] = top
@@ -215,7 +218,25 @@ def train(
         with events as watch:
             examples = read_sources(sources, report)
             others = read_sources(Sources(foreign, None, None, None, None, split_seed), report) if foreign else []
-            given = {"text": captions, "resume": resume, "describe": {"data": named}, "features": features}
+            command = _retell(
+                config,
+                {
+                    "--data": data,
+                    "--format": layout,
+                    "--pictures": pictures,
+                    "--columns": columns,
+                    "--shares": shares,
+                    "--split-seed": split_seed if split_seed != 1 else None,
+                    "--text": text,
+                    "--foreign": foreign,
+                    "--encoder-weights": encoder_weights and Path(encoder_weights),
+                    "--word-vectors": word_vectors,
+                    "--epochs": epochs,
+                    "--seed": seed,
+                },
+            )
+            about = {"data": named, "command": command}
+            given = {"text": captions, "resume": resume, "describe": about, "features": features}
             run_training = _choose_training(settings, cluster, processes, watch)
             try:
                 bundle = run_training(settings, examples, out, **given, foreign=others, progress=report)
@@ -231,6 +252,18 @@ def train(
         print(f"{bundle}: mean recall {scores['metrics']['mean recall']:.3f} on val")
     else:
         print(f"{bundle}: CIDEr {scores['metrics']['CIDEr']:.3f}, BLEU-4 {scores['metrics']['BLEU-4']:.3f} on val")
+
+
+def _retell(config: str, options: dict[str, Any]) -> str:
+    """The command that trains the same, with the names of files in place of their paths."""
+    import shlex
+
+    parts = ["showtell", "train", Path(config).name]
+    for option, value in options.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None:
+                parts += [option, one.name if isinstance(one, Path) else str(one)]
+    return shlex.join([*parts, "--out", "RUN"])
 
 
 def _choose_training(settings: RunConfig, cluster: Cluster | None, processes: Processes, watch: Watch) -> Any:
@@ -326,6 +359,8 @@ def evaluate(
     shares: Shares = None,
     split_seed: SplitSeed = 1,
     beam: Beam = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the captions there, as JSON lines.")] = None,
     page: Annotated[
         Path | None, typer.Option("--page", help="Also write a page with good, median and worst captions.")
@@ -348,13 +383,14 @@ def evaluate(
 
     bundle, sources = read_bundle(model), Sources(data, layout, pictures, columns, shares, split_seed)
     if "wide" in bundle.graphs:
-        if beam or out or page or meteor or spice:
+        if beam or deny or neutral or out or page or meteor or spice:
             raise ConfigError(
-                f"{model} is an alignment model; --beam, --out, --page, --meteor and --spice are of captions"
+                f"{model} is an alignment model; --beam, --deny, --neutral, --out, --page, --meteor and --spice are of "
+                "captions"
             )
         _evaluate_alignment(bundle, sources, split, as_json)
         return
-    captioner = Captioner(bundle)
+    captioner = Captioner(bundle, words=read_words(deny, neutral))
     options = captioner.options(**({"beam": beam} if beam is not None else {}))
     with reporting() as report:
         examples = read_sources(sources, report)
@@ -538,6 +574,7 @@ def _print_scores(scores: Scores, as_json: bool) -> None:
     about = [f"{scores.n:,} pictures", f"{scores.tokeniser} tokens"]
     about += [f"split {scores.split}"] if scores.split else []
     about += [f"beam {scores.beam}"] if scores.beam else []
+    about += [scores.words] if scores.words else []
     print(", ".join(about))
     for name, value in scores.metrics.items():
         low, high = scores.intervals.get(name, (None, None))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from showtell.cli.words import Deny, Neutral, read_words
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -42,6 +44,8 @@ def regions(
     labels: Labels = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Regions to give, best first.")] = 10,
     beam: Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses a region.")] = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -53,7 +57,7 @@ def regions(
     from showtell.regions import RegionCaptioner
 
     own, failed = _own_boxes(boxes, picture)
-    describer = RegionCaptioner.load(model)
+    describer = RegionCaptioner.load(model, words=read_words(deny, neutral))
     changes = {} if beam is None else {"beam": beam}
     options = SearchOptions(**{**describer.manifest.search, **changes})  # type: ignore[arg-type]
     found = describer.describe(picture, boxes=own, propose=_proposer(propose, labels), top=top, options=options)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from showtell.cli.words import Deny, Neutral, read_words
+
 _KEY = "SHOWTELL_API_KEY"
 
 
@@ -36,6 +38,8 @@ def serve(
         str | None,
         typer.Option("--index-model", help="An alignment model: a directory or a zip. [default: the index's]"),
     ] = None,
+    deny: Deny = None,
+    neutral: Neutral = False,
     queue: Annotated[
         int, typer.Option("--queue", min=1, help="Pictures that may wait; others are told to return.")
     ] = 64,
@@ -64,9 +68,16 @@ def serve(
     report = None if run is None else _find_report(run)
     model = model or ("default" if run is None else str(run / "bundle"))
     limits = ServiceLimits(queue=queue, files=min(queue, ServiceLimits.files))
+    words = read_words(deny, neutral)
     with _listen(host, port) as listening:
         service = Service.load(
-            model, index=index, index_model=index_model, threads=threads, limits=limits, report=report
+            model,
+            index=index,
+            index_model=index_model,
+            threads=threads,
+            limits=limits,
+            report=report,
+            words=words,
         )
         app = create_app(service, key=key, hosts=loopback_names(host))
         if key is None and loopback_names(host) is None:

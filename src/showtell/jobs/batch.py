@@ -13,7 +13,7 @@ On a later run
 * what has the path, size and time of change of before is not opened; what could not be opened at all is tried again;
 * what has not is hashed: the same content keeps its caption, also under another path, and only the rest is captioned;
 * a picture that has changed is captioned again; one that is gone has no row any more, but the journal remembers it;
-* another model or another search is refused: captions of two kinds in one table would not say so.
+* another model, search or list of safe words is refused: captions of two kinds in one table would not say so.
 
 A text beside a picture (`sidecar`) is NAME.txt with the caption as its line. One is written only where there is none,
 or where it still holds what the journal says was written there: a text that people wrote or changed is theirs. Of two
@@ -41,7 +41,7 @@ import msgspec
 
 from showtell.bundle import Manifest
 from showtell.captioner import Captioner
-from showtell.decoding import SearchOptions
+from showtell.decoding import Restrictions, SearchOptions
 from showtell.errors import ConfigError, DataError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, digest_file
 from showtell.jobs.inputs import Found, Inputs
@@ -49,6 +49,7 @@ from showtell.jobs.journal import Entry, Header, Journal, Places, key_of
 from showtell.jobs.tables import check_table, plain, write_table
 from showtell.locks import alone
 from showtell.records import Failure
+from showtell.safewords import ALL, SafeWords
 
 _HASHED_AHEAD = 64  # pictures that are hashed before they are asked for
 _LONGEST = 1 << 16  # bytes of a text that could be a caption of ours
@@ -128,7 +129,7 @@ def caption_pictures(
     Raises:
         DataError: An argument is nothing that is there, there is no picture (the table is then left as it is), another
             run is writing it, or its journal is damaged.
-        ConfigError: The journal is of another model or search, or `out` is something that no run wrote.
+        ConfigError: The journal is of another model, search or words, or `out` is something that no run wrote.
         BackendError: pyarrow is missing.
     """
     out = Path(out)
@@ -147,7 +148,8 @@ def caption_pictures(
 
         busy = DataError(f"another run is writing {out}; wait until it is done, or give another --out")
         with alone(out.with_name(f"{out.name}.lock"), busy):
-            journal = Journal(out.with_name(f"{out.name}.journal"), header_of(captioner.manifest, options), out)
+            header = header_of(captioner.manifest, options, captioner.words, captioner.restrictions)
+            journal = Journal(out.with_name(f"{out.name}.journal"), header, out)
             with closing(journal):
                 run = _Run(journal, out, settings, notice, tell)
                 run.caption(inputs, captioner, options)
@@ -169,12 +171,22 @@ def _check_out(out: Path) -> None:
         )
 
 
-def header_of(manifest: Manifest, options: SearchOptions) -> Header:
-    """What captions are of, so that those of another model or search are told apart."""
+def header_of(manifest: Manifest, options: SearchOptions, words: SafeWords, restrictions: Restrictions) -> Header:
+    """What captions are of, so that those of another model, search or other words are told apart."""
     parts = {name: digest for name, digest in manifest.files.items() if name != "README.md"}
     told = json.dumps([parts, asdict(manifest.preprocessing)], sort_keys=True)
     model = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
-    return Header(model=model, name=manifest.name, search=asdict(options))
+    return Header(model=model, name=manifest.name, search=asdict(options), words=_name_words(words, restrictions))
+
+
+def _name_words(words: SafeWords, restrictions: Restrictions) -> str:
+    """What the words are called, and what they are to the model's vocabulary: a longer list may deny nothing more."""
+    name = words.describe(restrictions)
+    if name == ALL:
+        return name
+    denied = sorted((start, sorted(last)) for start, last in restrictions.denied.items())
+    told = json.dumps([denied, sorted(restrictions.merged.items())])
+    return f"{name} ({hashlib.blake2b(told.encode(), digest_size=4).hexdigest()})"
 
 
 class _Item(NamedTuple):

@@ -1,11 +1,12 @@
 """The journal of a folder job: what is known of every picture, a line each, appended as soon as it is known.
 
-    {"journal": "showtell batch", "format": 1, "model": "9f31…", "name": "default", "search": {"beam": 3, …}}
+    {"journal": "showtell batch", "format": 1, "model": "9f31…", "name": "default", "search": {"beam": 3, …},
+     "words": "safe words (51c0…)"}
     {"path": "photos/a.jpg", "size": 81023, "mtime_ns": …, "content": "4be1…", "said": {"caption": "a dog", …}}
     {"path": "photos/b.jpg", …, "said": {"error": "photos/b.jpg is empty (0 bytes); get the file again"}}
 
-The first line says which model and which search the captions are of. Of the lines of one path the last counts; no line
-is ever changed. A run that is killed leaves at most a torn line at the end, which the next one cuts off.
+The first line says which model, search and safe words the captions are of. Of the lines of one path the last counts;
+no line is ever changed. A run that is killed leaves at most a torn line at the end, which the next one cuts off.
 
 In memory a journal takes 32 bytes a picture: where the line of its path begins, and the line of its content.
 """
@@ -30,13 +31,14 @@ _RECENT = 1 << 14  # places that are kept in a dict before they are sorted in am
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line; `model` identifies the weights, `name` is for people."""
+    """The first line; `model` identifies the weights, `words` what the captions may not say, `name` is for people."""
 
     journal: str = "showtell batch"
     format: int = FORMAT
     model: str
     name: str
     search: dict[str, int | float]
+    words: str = "all words"  # what a journal without it was made with
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -117,7 +119,7 @@ class Journal:
             out: The table that is written from it, for messages.
 
         Raises:
-            ConfigError: It is of another model or search, or the file is something else.
+            ConfigError: It is of another model, search or words, or the file is something else.
             DataError: It is damaged elsewhere than at its end, or of a newer format.
         """
         self.path = path
@@ -241,4 +243,7 @@ def differences(old: Header, new: Header) -> tuple[str, str]:
         if old.search.get(option) != new.search.get(option):
             for header, words in zip((old, new), told, strict=True):
                 words.append(f"{option} {header.search.get(option)}")
+    if old.words != new.words:
+        for header, words in zip((old, new), told, strict=True):
+            words.append(header.words)
     return ", ".join(told[0]), ", ".join(told[1])

@@ -1,7 +1,7 @@
 """Pictures -> a folder of parts, by a job that any number of actors work on and that goes on after any kill.
 
     captions.parquet/           or captions.jsonl/: the suffix says what the parts are
-        _job.json               what the captions are of: the model, the search, the listing; written once
+        _job.json               what the captions are of: the model, search, words and listing; written once
         _listing.jsonl          a picture a line, "path", or {"path": …, "error": …}, then {"shard": …}; written before
         part-00000.parquet      the rows of the first block, in order: see `showtell.jobs.tables`
         …
@@ -43,6 +43,7 @@ from showtell.jobs.tables import check_table, plain, read_table, write_table
 from showtell.locks import alone
 from showtell.partitions import JOB, part_name
 from showtell.records import Failure
+from showtell.safewords import SafeWords
 
 SUFFIXES = (".parquet", ".jsonl")
 _LISTING = "_listing.jsonl"
@@ -85,6 +86,7 @@ def caption_parts(
     engine: Engine = run_here,
     threads: int | None = None,
     cuda: bool = False,
+    words: SafeWords | None = None,
     notice: Callable[[Failure], None] = lambda failure: None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Batched:
@@ -95,6 +97,7 @@ def caption_parts(
         out: The folder, a path or a URL; its name ends in .parquet or .jsonl.
         engine: Who works on the blocks.
         threads, cuda: Of each who does, see `showtell.captioner.Runtime`.
+        words: What captions may not say, as `showtell.captioner.Captioner`.
         notice: Is told of each picture that cannot be read.
 
     Raises:
@@ -106,7 +109,8 @@ def caption_parts(
     folder = _Folder(out)
     if settings.sidecar:
         raise ConfigError("texts beside pictures are written into one table's folder; leave --sidecar out")
-    header = header_of(bundle.manifest, options)
+    words = words or SafeWords()
+    header = header_of(bundle.manifest, options, words, words.restrict(bundle.vocabulary))
     with folder.alone():
         job, blocks = _plan(folder, given, header, settings.recursive)
         written = folder.parts()
@@ -117,7 +121,7 @@ def caption_parts(
             failed += isinstance(said, Failure)
             if isinstance(said, Failure):
                 notice(said)
-        make = partial(_Writer, out, bundle, options, settings, threads, cuda)
+        make = partial(_Writer, out, bundle, options, settings, threads, cuda, words)
         for done, (_, (rows, failures)) in enumerate(engine(make, left), 1):
             captioned, failed = captioned + rows - len(failures), failed + len(failures)
             for image, error in failures:
@@ -327,8 +331,9 @@ class _Writer:
         settings: BatchOptions,
         threads: int | None,
         cuda: bool,
+        words: SafeWords,
     ) -> None:
-        self._folder, self._captioner = _Folder(out), Captioner(bundle, threads=threads, cuda=cuda)
+        self._folder, self._captioner = _Folder(out), Captioner(bundle, threads=threads, cuda=cuda, words=words)
         self._options, self._settings = options, settings
         self._name_of = namer(Path(out))
         if self._folder.read(JOB) is None:

@@ -35,6 +35,7 @@ from showtell.learn.run import (
     kept_encoder,
     no_run,
     portable,
+    read_notes,
     read_val,
     readable,
     readable_pixels,
@@ -233,7 +234,7 @@ def export_alignment_run(directory: str | Path, out: str | Path | None = None, *
     )
     finished = replace(bundle, manifest=manifest)
     target = Path(out) if out is not None else directory / "bundle"
-    write_bundle(replace(finished, card=write_card(finished)), target)
+    write_bundle(replace(finished, card=write_card(finished, read_notes(directory))), target)
     progress("exporting", 2, 2)
     return target
 

@@ -50,6 +50,8 @@ from showtell.learn.training import (
     unwatched,
 )
 from showtell.learn.validation import search_options
+from showtell.metrics import ScoreOptions
+from showtell.metrics.significance import RESAMPLES
 from showtell.records import Example, Scores
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
@@ -498,7 +500,8 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
 
     def finish(bundle: Bundle) -> tuple[Bundle, Scores]:
         bundle = halve(bundle) if config.model.half else bundle
-        return bundle, evaluate(Captioner(bundle), val, "val", options=options, progress=progress).scores
+        captioner, scoring = Captioner(bundle), ScoreOptions(resamples=RESAMPLES)
+        return bundle, evaluate(captioner, val, "val", options=options, scoring=scoring, progress=progress).scores
 
     exported = bundle
     bundle, scores = finish(exported)
@@ -516,8 +519,14 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     )
     finished = replace(bundle, manifest=manifest)
     target = Path(out) if out is not None else directory / "bundle"
-    write_bundle(replace(finished, card=write_card(finished)), target)
+    write_bundle(replace(finished, card=write_card(finished, read_notes(directory))), target)
     return target
+
+
+def read_notes(directory: Path) -> str:
+    """What a person has written for the card of a run's model, in its notes.md."""
+    notes = directory / "notes.md"
+    return notes.read_text("utf-8") if notes.exists() else ""
 
 
 def portable(config: RunConfig) -> RunConfig:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from showtell.bundle import Bundle
+from showtell.bundle import Bundle, Manifest
+from showtell.safewords import ALL
 
 _CONSTANT = "`constant_CIDEr` is what the best single sentence, said of every picture, would score."
 
 
-def write_card(bundle: Bundle) -> str:
-    """The card as Markdown; every number in it comes from the manifest."""
+def write_card(bundle: Bundle, notes: str = "") -> str:
+    """The card as Markdown; every number in it comes from the manifest.
+
+    Args:
+        notes: What a person adds, in Markdown; it ends the card.
+    """
     manifest, training = bundle.manifest, bundle.manifest.training
     millions = sum(array.size for array in bundle.weights.values()) / 1e6
     stored = "/".join(sorted({str(array.dtype) for array in bundle.weights.values()}))
@@ -45,32 +50,59 @@ def write_card(bundle: Bundle) -> str:
         "",
         scored,
         "",
-        *_table("metric", {name: f"{value:.4f}" for name, value in manifest.scores["metrics"].items()}),
+        *_table("metric", _scores(manifest.scores)),
         *([] if aligns else [_CONSTANT, ""]),
         "## Limits",
         "",
         limits,
         "",
+        *_reproduce(manifest),
+        *([notes.strip(), ""] if notes.strip() else []),
     ]
     return "\n".join(lines)
+
+
+def _scores(scores: Mapping[str, Any]) -> dict[str, str]:
+    """Each metric, with its interval where it has one."""
+    told = {name: f"{value:.4f}" for name, value in scores["metrics"].items()}
+    for name, (low, high) in scores.get("intervals", {}).items():
+        told[name] += f" ({low:.4f} to {high:.4f})"
+    return told
+
+
+def _reproduce(manifest: Manifest) -> list[str]:
+    command = manifest.training.get("command")
+    if command is None:
+        return []
+    told = f"With showtell {manifest.package}, and the paths of these files and folders in place of their names:"
+    return ["## How to reproduce", "", told, "", "```console", f"$ {command}", "```", ""]
 
 
 def _of_captioner(bundle: Bundle) -> tuple[str, dict[str, str], str, str]:
     """(what it is, its parts, how it was scored, where it fails)."""
     manifest = bundle.manifest
     scores: dict[str, Any] = manifest.scores
+    words = scores.get("words")
     parts = {
         "encoder": f"{manifest.encoder}, {manifest.preprocessing.size} px, {manifest.preprocessing.fit}",
         "decoder": f"{_decoder(bundle)}, {len(bundle.vocabulary)} words",
     }
     scored = (
-        f"On {scores['n']:,} pictures of the `{scores['split']}` split, beam {scores['beam']}, PTB tokens, the COCO "
-        "evaluation's definitions."
+        f"On {scores['n']:,} pictures of the `{scores['split']}` split, beam {scores['beam']}, "
+        f"{words + ', ' if words else ''}PTB tokens, the COCO evaluation's definitions"
+        + ("; in brackets 95 % intervals over pictures." if scores.get("intervals") else ".")
     )
     limits = (
         "It names what its training captions name and nothing else; pictures unlike those get a fluent and wrong "
         "sentence. A caption is a guess: check it before it stands for a picture that somebody cannot see."
     )
+    if words == ALL:
+        limits += " No list of safe words is in its language: nothing keeps it from judging people."
+    elif words:
+        limits += (
+            " Safe words keep it from naming people's race, religion, health or looks in the phrases of a list, and in "
+            "no others; whether somebody is a man or a woman it guesses, unless it is asked not to (`--neutral`)."
+        )
     return "A captioner", parts, scored, limits
 
 

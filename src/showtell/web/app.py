@@ -398,6 +398,7 @@ def _describe_models(service: Service) -> dict[str, Any]:
             }
             for one, tasks in models
         ],
+        "words": service.captioner.words.describe(service.captioner.restrictions),
         "indexed": None if catalogue is None else catalogue.pictures,
         "limits": {
             "bytes": limits.body,

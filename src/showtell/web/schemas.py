@@ -89,6 +89,7 @@ class Model(BaseModel):
 class Models(BaseModel):
     version: str
     models: list[Model]
+    words: str = Field(description="What captions are kept from saying.")
     indexed: int | None = Field(description="Pictures that a search looks at; null without an index.")
     report: str | None = Field(description="Where the page about the run is that made the model.")
     limits: dict[str, float]

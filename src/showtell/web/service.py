@@ -27,6 +27,7 @@ from showtell.images import DEFAULT_LIMITS, MEBIBYTE, ImageLimits, read_image, r
 from showtell.proposals import check_boxes
 from showtell.records import Box, RegionCaption
 from showtell.regions import RegionCaptioner
+from showtell.safewords import SafeWords
 from showtell.search import Match, PictureIndex, check_model, read_about
 from showtell.web.batching import Batcher
 from showtell.web.metrics import Metrics
@@ -164,16 +165,17 @@ class Service:
         threads: int | None = None,
         limits: ServiceLimits | None = None,
         report: Path | None = None,
+        words: SafeWords | None = None,
     ) -> Service:
         """A service of a bundle, and of an index with its alignment model (by default the one that it names).
 
         Raises:
             BundleError: A bundle is missing, damaged or newer than this package, or writes no captions.
             DataError: There is no index, or it is damaged.
-            ConfigError: The index names no model, or was made with another one.
+            ConfigError: The index names no model, or was made with another one; the words are of another language.
         """
         bundle = read_bundle(model)
-        captioner = Captioner(bundle, threads=threads)
+        captioner = Captioner(bundle, threads=threads, words=words)
         catalogue = None
         if index is not None:
             pictures = PictureIndex(index)
@@ -276,8 +278,8 @@ class Service:
                 if self._bundle is None:
                     raise BundleError("this service was made without the captioner's bundle and describes no regions")
                 if self._describer is None:
-                    runtime = self.captioner.runtime
-                    self._describer = RegionCaptioner(self._bundle, threads=self._threads, runtime=runtime)
+                    runtime, words = self.captioner.runtime, self.captioner.words
+                    self._describer = RegionCaptioner(self._bundle, threads=self._threads, runtime=runtime, words=words)
             return self._describer.describe(
                 data, boxes=task.boxes, top=task.top, options=task.options, limits=self.limits.pictures
             )
