@@ -25,7 +25,7 @@ from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 COMMANDS = ("caption", "train", "features", "tune", "evaluate", "report", "score", "export", "encoders")
-COMMANDS += ("regions", "ground", "index", "search", "batch", "alt", "serve")
+COMMANDS += ("calibrate", "regions", "ground", "index", "search", "batch", "alt", "serve")
 
 
 def showtell(*arguments: str | os.PathLike[str], **environment: str) -> Result:

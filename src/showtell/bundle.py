@@ -12,7 +12,8 @@
     README.md             the model card
 
 A captioner has the first three graphs. An alignment model has the encoder and `wide`, and the weights of its spaces as
-`alignment/NAME` (see `showtell.alignment`).
+`alignment/NAME` (see `showtell.alignment`). A captioner whose confidence is calibrated has `confidence/mean` and
+`confidence/directions` among its weights (see `showtell.confidence`).
 
 The graphs name their large initialisers as external data; the weights are handed to ONNX Runtime when it loads them.
 Format 1 is the first.
@@ -58,6 +59,8 @@ class Manifest:
         config: The settings of the run that made it; for people, and for training it again.
         training: Data, licences, seed and the like; for people.
         scores: `Scores` as JSON, of the named split.
+        confidence: How sure a caption is (see `showtell.confidence`), and how well that was calibrated; `skipped` says
+            why it is not; empty where nobody tried.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    confidence: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     graphs: tuple[Graph, ...] = GRAPHS
     wide: int = 0

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from showtell.bundle import GRAPHS, Bundle, Manifest, read_bundle
+from showtell.confidence import Judge
 from showtell.decoding import Arrays, Hypothesis, SearchOptions, StepOutput, search
 from showtell.errors import BackendError, BundleError, ImageError
 from showtell.images import DEFAULT_LIMITS, ImageLimits, Source, read_ahead
@@ -227,6 +228,7 @@ class Captioner:
         self.vocabulary = bundle.vocabulary
         self.words = words or SafeWords()
         self.restrictions = self.words.restrict(bundle.vocabulary)
+        self._judge = Judge.read(bundle.manifest.confidence, bundle.weights, bundle.manifest.name)
 
     @classmethod
     def load(
@@ -349,6 +351,8 @@ class Captioner:
                 continue
             features_LD, (best, *others) = next(found)
             caption = self._caption(name, best)
+            if self._judge is not None:
+                caption = replace(caption, confidence=self._judge.judge(caption.word_logprobs, features_LD))
             if maps and caption.maps is None:
                 grid = self.manifest.rows, self.manifest.columns
                 where = occlusion_maps(runtime, features_LD, best.tokens[: len(caption.words)], *grid)

@@ -116,7 +116,8 @@ class Caption:
     Shape: `words` and `word_logprobs` have one entry a word (END is not among them, although `logprob` counts it);
         `maps` is (words, rows, columns) float32 over the picture's grid, each word's summing to 1: its attention, or
         where hiding the picture takes most from it; None where neither was asked for.
-    Units: log-probabilities are natural logarithms.
+    Units: log-probabilities are natural logarithms. `confidence` is the probability that the caption is good, by
+        `showtell.confidence`; None of a model that is not calibrated, and of alternatives.
     """
 
     image: str
@@ -126,6 +127,7 @@ class Caption:
     word_logprobs: tuple[float, ...]
     maps: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     alternatives: tuple[Caption, ...] = ()
+    confidence: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The caption as plain values; maps stay behind (they are arrays, not text)."""
@@ -133,6 +135,7 @@ class Caption:
             "image": self.image,
             "caption": self.text,
             "logprob": round(self.logprob, 4),
+            **({} if self.confidence is None else {"confidence": round(self.confidence, 4)}),
             "words": [
                 {"word": word, "logprob": round(value, 4)}
                 for word, value in zip(self.words, self.word_logprobs, strict=True)

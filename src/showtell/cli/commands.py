@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from showtell.learn.parallel import Processes
     from showtell.learn.training import Watch
     from showtell.metrics.java import JavaMetric
-    from showtell.records import Failure, Scores
+    from showtell.records import Caption, Failure, Scores
 
 app = typer.Typer(
     name="showtell",
@@ -104,6 +104,9 @@ def caption(
     aloud: Annotated[bool, typer.Option("--speak", help="Also say each caption, by the voice of the system.")] = False,
     wav: Annotated[Path | None, typer.Option("--wav", help="Write the spoken captions into this file.")] = None,
     language: Annotated[str, typer.Option("--language", help="Of the voice, such as en or vi.")] = "en",
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", min=0, max=1, help="Leave captions out that are less sure, 0 to 1.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Say what pictures show, a line a picture: `PATH: caption`.
@@ -125,13 +128,15 @@ def caption(
     for result in captioner.caption_stream(pictures, captioner.options(**changes), batch=batch):
         if as_json:
             print(json.dumps(result.to_json(), ensure_ascii=False), flush=True)
-        elif not isinstance(result, Failure):
-            for said in (result, *result.alternatives):
-                print(f"{result.image}: {said.text}", flush=True)
         if isinstance(result, Failure):
             failed = True
             print(f"showtell: {result.error}", file=sys.stderr)
             continue
+        if min_confidence and (sure := _confidence(result)) < min_confidence:
+            print(f"showtell: not sure enough of {result.image} ({sure:.2f})", file=sys.stderr)
+            continue
+        for said in (result, *result.alternatives) if not as_json else ():
+            print(f"{result.image}: {said.text}", flush=True)
         spoken.append(result.text)
         if aloud:
             _speak(result.text, language)
@@ -139,6 +144,12 @@ def caption(
         _speak(".\n".join(spoken), language, wav)
     if failed:
         raise typer.Exit(1)
+
+
+def _confidence(said: Caption) -> float:
+    from showtell.jobs.alttext import confidence
+
+    return confidence(said)
 
 
 def _speak(text: str, language: str, wav: Path | None = None) -> None:
@@ -515,6 +526,54 @@ def export(
             pack_bundle(bundle, out)
             bundle = out
     print(json.dumps({"bundle": str(bundle)}) if as_json else str(bundle))
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A bundle: an embedded one's name, a directory or a zip.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Where the calibrated bundle is to be: a directory or a .zip.")],
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "val",
+    layout: Format = None,
+    pictures: Pictures = None,
+    columns: ColumnNames = None,
+    shares: Shares = None,
+    split_seed: SplitSeed = 1,
+    as_json: Json = False,
+) -> None:
+    """Learn from pictures with captions how sure a captioner may be; its captions stay the same.
+
+    The pictures must be none that it was trained on. `showtell train` and `export` do this by themselves, on val.
+
+    Example: showtell calibrate default --data my-folder --out mine
+    """
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from showtell.bundle import pack_bundle, read_bundle, write_bundle
+    from showtell.captioner import Captioner
+    from showtell.cli.progress import reporting
+    from showtell.evaluation import evaluate as run_evaluation
+    from showtell.learn.calibrating import calibrate_bundle
+    from showtell.report.card import write_card
+
+    bundle, sources = read_bundle(model), Sources(data, layout, pictures, columns, shares, split_seed)
+    with reporting() as report:
+        examples = [example for example in read_sources(sources, report) if example.split == split]
+        captions = run_evaluation(Captioner(bundle), examples, split, progress=report).captions
+        calibrated = calibrate_bundle(bundle, examples, captions, progress=report)
+    calibrated = replace(calibrated, card=write_card(calibrated))
+    if out.suffix == ".zip":
+        with TemporaryDirectory() as folder:
+            write_bundle(calibrated, folder)
+            pack_bundle(folder, out)
+    else:
+        write_bundle(calibrated, out)
+    fitted = calibrated.manifest.confidence
+    if as_json:
+        print(json.dumps({"bundle": str(out), "confidence": fitted}))
+    else:
+        print(f"{out}: calibration error {fitted['ECE']:.3f}, before {fitted['ECE before']:.3f}")
 
 
 @app.command()

@@ -115,7 +115,12 @@ def write_alt(caption: Caption, wording: Wording) -> AltText:
 
 
 def confidence(caption: Caption) -> float:
-    """How probable the words are: the geometric mean of their probabilities; 0 of a caption without words."""
+    """How sure the model is: the probability that the caption is good, where it is calibrated (`Caption.confidence`).
+
+    Else the geometric mean of the words' probabilities; 0 of a caption without words.
+    """
+    if caption.confidence is not None:
+        return caption.confidence
     if not caption.word_logprobs:
         return 0.0
     return min(1.0, math.exp(sum(caption.word_logprobs) / len(caption.word_logprobs)))

@@ -187,8 +187,10 @@ def _result(row: dict[str, Any], where: str) -> Caption | Failure:
     try:
         words = [(str(one["word"]), float(one["logprob"])) for one in row.get("words", ())]
         logprob = float(row.get("logprob", math.nan))
+        sure = None if row.get("confidence") is None else float(row["confidence"])
     except (KeyError, TypeError, ValueError) as broken:
         raise DataError(
-            f'{where} has "words" or "logprob" that are no numbers; leave them out, or mend them'
+            f'{where} has "words", "logprob" or "confidence" that are no numbers; leave them out, or mend them'
         ) from broken
-    return Caption(image, str(caption), logprob, tuple(word for word, _ in words), tuple(value for _, value in words))
+    said, logprobs = (tuple(column) for column in zip(*words, strict=True)) if words else ((), ())
+    return Caption(image, str(caption), logprob, said, logprobs, confidence=sure)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from showtell.bundle import Bundle, write_bundle
 from showtell.captioner import Captioner
 from showtell.errors import ConfigError, DataError, ImageError, TrainingError
-from showtell.evaluation import evaluate
+from showtell.evaluation import Evaluation, evaluate
 from showtell.images import read_pixels
 from showtell.learn import checkpoint
 from showtell.learn.batches import CaptionTable
+from showtell.learn.calibrating import calibrate_bundle
 from showtell.learn.concepts import Lesson, choose_concepts, count_concepts, tune_encoder
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import build_decoder, looks_at_grid
@@ -52,7 +53,7 @@ from showtell.learn.training import (
 from showtell.learn.validation import search_options
 from showtell.metrics import ScoreOptions
 from showtell.metrics.significance import RESAMPLES
-from showtell.records import Example, Scores
+from showtell.records import Example
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
 from showtell.text import Vocabulary, tokenise
@@ -469,6 +470,8 @@ def no_run(directory: Path, error: FileNotFoundError) -> TrainingError:
 def export_run(directory: str | Path, out: str | Path | None = None, *, progress: Progress = silent) -> Path:
     """The bundle of a run's best epoch so far, checked against PyTorch and scored on the run's `val` pictures.
 
+    On these it is calibrated too; where they do not allow it, `confidence` of its manifest says why.
+
     Raises:
         TrainingError: There is no run in `directory`, or it has not finished an epoch.
         BackendError: The exported graphs do not say what PyTorch says.
@@ -498,26 +501,31 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     parity = check_parity(bundle, encoder, decoder, pixels, options)
     progress("exporting", 3, 3)
 
-    def finish(bundle: Bundle) -> tuple[Bundle, Scores]:
+    def finish(bundle: Bundle) -> tuple[Bundle, Evaluation]:
         bundle = halve(bundle) if config.model.half else bundle
         captioner, scoring = Captioner(bundle), ScoreOptions(resamples=RESAMPLES)
-        return bundle, evaluate(captioner, val, "val", options=options, scoring=scoring, progress=progress).scores
+        return bundle, evaluate(captioner, val, "val", options=options, scoring=scoring, progress=progress)
 
     exported = bundle
-    bundle, scores = finish(exported)
+    bundle, found = finish(exported)
     if config.model.int8:
         smaller, after = finish(quantise(exported, pixels[:_RANGED], options))
-        kept = after.metrics["CIDEr"] >= _KEPT * scores.metrics["CIDEr"]
-        training["int8"] = {"kept": kept, "CIDEr": after.metrics["CIDEr"], "CIDEr in float": scores.metrics["CIDEr"]}
-        bundle, scores = (smaller, after) if kept else (bundle, scores)
+        (ours, theirs) = (one.scores.metrics["CIDEr"] for one in (after, found))
+        kept = ours >= _KEPT * theirs
+        training["int8"] = {"kept": kept, "CIDEr": ours, "CIDEr in float": theirs}
+        bundle, found = (smaller, after) if kept else (bundle, found)
     manifest = replace(
         bundle.manifest,
         search={"beam": options.beam, "length_penalty": options.length_penalty},
         config=portable(config).to_json(),
         training={**training, "parity": {"pictures": parity.pictures, "same_captions": parity.same_captions}},
-        scores=scores.to_json(),
+        scores=found.scores.to_json(),
     )
     finished = replace(bundle, manifest=manifest)
+    try:
+        finished = calibrate_bundle(finished, val, found.captions, progress=progress)
+    except DataError as error:
+        finished = replace(finished, manifest=replace(manifest, confidence={"skipped": str(error)}))
     target = Path(out) if out is not None else directory / "bundle"
     write_bundle(replace(finished, card=write_card(finished, read_notes(directory))), target)
     return target

@@ -17,7 +17,7 @@ _ROUNDING = 1e-4  # how far above 0 float32 may carry the logarithm of a probabi
 
 @dataclass(frozen=True)
 class Calibration:
-    """A reliability diagram: bins of equal width between 0 and 1, of which the upper edge belongs to the bin.
+    """A reliability diagram: bins between 0 and 1, of which the upper edge belongs to the bin.
 
     `error` is the expected calibration error: the mean distance of confidence and accuracy, by count.
 
@@ -32,10 +32,7 @@ class Calibration:
     counts: NDArray[np.int64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
-
-    @property
-    def edges(self) -> NDArray[np.float64]:
-        return _edges(len(self.counts))
+    edges: NDArray[np.float64]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; empty bins are left out."""
@@ -52,10 +49,39 @@ class Calibration:
 def calibrate(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Calibration:
     """The calibration of confidences (N,), each between 0 and 1, of which `correct` (N,) says whether it held.
 
+    The bins are of equal width.
+
     Raises:
         ValueError: They are of different lengths or none, a confidence is not between 0 and 1, an answer is neither
             true nor false, or there are no bins.
     """
+    sure, right = _check(confidence, correct, bins)
+    edges = np.arange(bins + 1) / bins
+    return _fill(sure, right, np.maximum(np.searchsorted(edges, sure) - 1, 0), edges)
+
+
+def calibrate_by_count(confidence: ArrayLike, correct: ArrayLike, bins: int) -> Calibration:
+    """The same with bins of as many confidences each (one more or less): so each is known equally well.
+
+    Equal confidences may come into different bins, in the order they came.
+
+    Raises:
+        ValueError: As `calibrate`, or there are more bins than confidences.
+
+    Source: Nguyen and O'Connor 2015, sec. 4.1 (adaptive binning).
+    """
+    sure, right = _check(confidence, correct, bins)
+    if bins > len(sure):
+        raise ValueError(f"{bins} bins for {len(sure)} confidences; give at most as many bins")
+    order = np.argsort(sure, kind="stable")
+    bin_N = np.empty(len(sure), np.int64)
+    bin_N[order] = np.arange(len(sure)) * bins // len(sure)
+    last = np.searchsorted(bin_N[order], np.arange(bins - 1), "right")
+    between = (sure[order][last - 1] + sure[order][last]) / 2
+    return _fill(sure, right, bin_N, np.concatenate([[0.0], between, [1.0]]))
+
+
+def _check(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     sure, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if sure.shape != right.shape or sure.ndim != 1 or not len(sure):
         raise ValueError(f"confidences of shape {sure.shape} and answers of shape {right.shape}; give (N,) of each")
@@ -67,13 +93,19 @@ def calibrate(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> Ca
         raise ValueError(f"answer {place} is {right[place]}; give true or false (1 or 0)")
     if bins < 1:
         raise ValueError(f"{bins} bins; give at least one")
-    bin_N = np.maximum(np.searchsorted(_edges(bins), sure) - 1, 0)
+    return sure, right
+
+
+def _fill(
+    sure: NDArray[np.float64], right: NDArray[np.float64], bin_N: NDArray[np.int64], edges: NDArray[np.float64]
+) -> Calibration:
+    bins = len(edges) - 1
     counts = np.bincount(bin_N, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(bin_N, sure, bins) / counts
         share = np.bincount(bin_N, right, bins) / counts
     error = float(np.nansum(counts * np.abs(mean - share)) / len(sure))
-    return Calibration(error, len(sure), counts.astype(np.int64), mean, share)
+    return Calibration(error, len(sure), counts.astype(np.int64), mean, share, edges)
 
 
 def calibrate_words(captions: Mapping[str, Caption], references: Mapping[str, Collection[str]]) -> Calibration:
@@ -106,7 +138,3 @@ def calibrate_words(captions: Mapping[str, Caption], references: Mapping[str, Co
     if not logprobs:
         raise ValueError("no caption has a word; there is nothing to calibrate")
     return calibrate(np.exp(np.minimum(logprobs, 0)), right)
-
-
-def _edges(bins: int) -> NDArray[np.float64]:
-    return np.arange(bins + 1) / bins

@@ -52,6 +52,7 @@ def write_card(bundle: Bundle, notes: str = "") -> str:
         "",
         *_table("metric", _scores(manifest.scores)),
         *([] if aligns else [_CONSTANT, ""]),
+        *_confidence(manifest.confidence),
         "## Limits",
         "",
         limits,
@@ -123,6 +124,32 @@ def _of_alignment(bundle: Bundle) -> tuple[str, dict[str, str], str, str]:
         "where nothing fits."
     )
     return "An alignment of pictures with sentences", parts, scored, limits
+
+
+def _confidence(fitted: Mapping[str, Any]) -> list[str]:
+    """What a caption's confidence means, and how well it was calibrated; nothing of a bundle of before it was."""
+    if not fitted:
+        return []
+    if "skipped" in fitted:
+        return ["## Confidence", "", f"Not calibrated: {fitted['skipped']}.", ""]
+    return [
+        "## Confidence",
+        "",
+        f"The probability that a caption is good: that its CIDEr-D is above {fitted['good_from']:.3f}, the lower "
+        "quartile of people's captions, each against the others of its picture. Of the "
+        f"{fitted['pictures']:,} captions it was calibrated on {fitted['good']:.0%} are. The expected calibration "
+        f"error, by cross-validation in bins of as many captions each, is {fitted['ECE']:.3f}; honest probabilities "
+        f"would have {fitted['ECE by chance']:.3f} on so many pictures, by chance. The geometric mean of the words' "
+        f"probabilities has {fitted['ECE before']:.3f}.",
+        "",
+        *_table(
+            "area under the ROC curve",
+            {
+                "good captions above others": f"{fitted['AUROC good']:.3f}",
+                "these pictures above noise": f"{fitted['AUROC noise']:.3f}",
+            },
+        ),
+    ]
 
 
 def _decoder(bundle: Bundle) -> str:

@@ -68,7 +68,9 @@ def sheet_rows(shown: Iterable[Shown], progress: Callable[[int], None] = lambda 
 def _row(one: Shown) -> dict[str, Any]:
     caption = one.caption
     row: dict[str, Any] = {"name": one.name, "said": caption.text}
-    if math.isfinite(caption.logprob):
+    if caption.confidence is not None:
+        row["sure"] = round(caption.confidence, 4)
+    elif math.isfinite(caption.logprob):
         row["sure"] = round(math.exp(min(0.0, caption.logprob / (len(caption.words or caption.text.split()) + 1))), 4)
     if one.cider is not None:
         row["cider"] = round(one.cider, 4)

@@ -25,6 +25,9 @@ class CaptionResult(BaseModel):
     caption: str | None = None
     logprob: float | None = Field(None, description="Natural logarithm, of all words and the end.")
     probability: float | None = Field(None, description="Of the whole caption.")
+    confidence: float | None = Field(
+        None, description="The probability that the caption is good; absent where the model is not calibrated."
+    )
     words: list[Word] | None = None
     alternatives: list[Alternative] | None = Field(None, description="The next best captions, where top is above 1.")
     maps: list[list[list[float]]] | None = Field(
