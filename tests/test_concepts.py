@@ -20,6 +20,7 @@ from showtell.learn.concepts import (  # noqa: E402
     Lesson,
     choose_concepts,
     count_concepts,
+    find_unrepeated,
     fit_heads,
     tune_encoder,
 )
@@ -73,6 +74,11 @@ def test_single_captions_tell_nothing() -> None:
         ConfigError, match=r"only 0 such words were found; give more pictures .* or lower min_agreement"
     ):
         choose_concepts(examples, vocabulary_of(examples), ConceptsConfig())
+
+
+def test_words_that_people_repeat_may_be_repeated() -> None:
+    texts = ["a red dog and a blue dog", "a dog beside a sink", *["a sink"] * 30, "a sink on a sink"]
+    assert find_unrepeated([Example("a", None, tuple(texts))], ["dog", "sink", "unsaid"]) == ["sink"]
 
 
 def test_counts_are_shares_of_a_pictures_captions() -> None:
@@ -230,6 +236,9 @@ def test_a_run_with_text_trains_to_a_bundle(toy_data: Path, toy_settings: Any, t
     assert "purple" in captioner.vocabulary  # text adds words
     assert "secret" not in captioner.vocabulary  # but not that of the pictures kept for scoring
     assert captioner.manifest.memory == ("context",)
+    assert "square" in captioner.manifest.once
+    assert set(captioner.manifest.once) <= set(concepts)
+    assert captioner.vocabulary.id_of("square") in captioner.restrictions.once
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert any(what.startswith("tuning the encoder on 1") for what in told)

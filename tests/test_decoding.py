@@ -96,7 +96,8 @@ def denies(restrictions: Restrictions, words: tuple[int, ...]) -> bool:
     """Whether the last of the words may not be said after the others."""
     unsaid = {token for others in restrictions.merged.values() for token in others}
     before = [words[start:-1] for start in range(len(words))]
-    return words[-1] in unsaid or any(words[-1] in restrictions.denied.get(some, ()) for some in before)
+    again = words[-1] in restrictions.once and words[-1] in words[:-1]
+    return again or words[-1] in unsaid or any(words[-1] in restrictions.denied.get(some, ()) for some in before)
 
 
 def naive(
@@ -383,7 +384,7 @@ def test_a_decoder_that_says_the_best_tokens_alone(
 
 @st.composite
 def restricted(draw: st.DrawFn, V: int) -> Restrictions:
-    """Some words, pairs and triples denied, and some words merged into others."""
+    """Some words, pairs and triples denied, some words merged into others, and some that are said once."""
     words = st.integers(WORDS, V - 1)
     phrases = draw(st.lists(st.lists(words, min_size=1, max_size=3).map(tuple), max_size=12))
     denied: dict[tuple[int, ...], set[int]] = {}
@@ -391,7 +392,8 @@ def restricted(draw: st.DrawFn, V: int) -> Restrictions:
         denied.setdefault(tuple(before), set()).add(last)
     order = draw(st.permutations(range(WORDS, V)))
     merged = {order[0]: tuple(order[1:3]), order[3]: tuple(order[4:5])} if draw(st.booleans()) else {}
-    return Restrictions({before: frozenset(last) for before, last in denied.items()}, merged)
+    once = draw(st.frozensets(words, max_size=4))
+    return Restrictions({before: frozenset(last) for before, last in denied.items()}, merged, once)
 
 
 @settings(max_examples=120, deadline=None)

@@ -56,6 +56,7 @@ class Manifest:
         wide: Pixels of the pictures that `wide` takes.
         memory, state: The names of the arrays that `start` gives and `step` takes, in order.
         search: Keywords of `SearchOptions` that suit the model.
+        once: Words that a caption says once at most.
         config: The settings of the run that made it; for people, and for training it again.
         training: Data, licences, seed and the like; for people.
         scores: `Scores` as JSON, of the named split.
@@ -73,6 +74,7 @@ class Manifest:
     state: tuple[str, ...]
     attends: bool
     search: dict[str, int | float] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)

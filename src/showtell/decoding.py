@@ -13,7 +13,7 @@ Source: n-gram blocking after Paulus et al. 2018; length penalty as Wu et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,13 +113,16 @@ class Restrictions:
         denied: Words -> those that may not follow them at once; of the empty tuple, those that are never said. END is
             never denied.
         merged: A word -> others that are never said; their probabilities are added to its own.
+        once: Words that a caption says once at most.
     """
 
     denied: Mapping[tuple[int, ...], frozenset[int]] = field(default_factory=dict)
     merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    once: frozenset[int] = frozenset()
     _barred: NDArray[np.int64] = field(init=False, repr=False, compare=False)
     _barred_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
     _leads_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
+    _once_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
     _lengths: dict[int, set[int]] = field(init=False, repr=False, compare=False)  # by the last word of what is before
 
     def __post_init__(self) -> None:
@@ -130,6 +133,7 @@ class Restrictions:
         for before in filter(None, self.denied):
             lengths.setdefault(before[-1], set()).add(len(before))
         object.__setattr__(self, "_leads_V", _table(set(lengths)))
+        object.__setattr__(self, "_once_V", _table(self.once))
         object.__setattr__(self, "_lengths", lengths)
 
     @property
@@ -152,7 +156,8 @@ class Restrictions:
         return merged_NV
 
     def after(self, words_NT: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(rows, tokens): each word that would complete something denied."""
+        """(rows, tokens): each word that would complete something denied, or is said once at most and was."""
+        said_M, place_M = np.nonzero(_look_up(self._once_V, words_NT))
         rows: list[int] = []
         tokens: list[int] = []
         if words_NT.shape[1]:
@@ -162,10 +167,10 @@ class Restrictions:
                     found = self.denied.get(words[-length:], ())
                     rows += [row] * len(found)
                     tokens += found
-        return np.array(rows, np.int64), np.array(tokens, np.int64)
+        return np.append(said_M, rows).astype(np.int64), np.append(words_NT[said_M, place_M], tokens).astype(np.int64)
 
 
-def _table(tokens: set[int]) -> NDArray[np.bool_]:
+def _table(tokens: Set[int]) -> NDArray[np.bool_]:
     """Whether each id is one of the tokens; the last entry, False, is for all ids above."""
     table_V = np.zeros(max(tokens, default=-1) + 2, np.bool_)
     table_V[list(tokens)] = True

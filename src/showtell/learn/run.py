@@ -22,7 +22,7 @@ from showtell.images import read_pixels
 from showtell.learn import checkpoint
 from showtell.learn.batches import CaptionTable
 from showtell.learn.calibrating import calibrate_bundle
-from showtell.learn.concepts import Lesson, choose_concepts, count_concepts, tune_encoder
+from showtell.learn.concepts import Lesson, choose_concepts, count_concepts, find_unrepeated, tune_encoder
 from showtell.learn.config import RunConfig
 from showtell.learn.decoders import build_decoder, looks_at_grid
 from showtell.learn.embeddings import (
@@ -436,6 +436,7 @@ def write_description(run: Run, describe: dict[str, Any]) -> None:
     }
     if run.concepts:
         about["concepts"] = run.concepts
+        about["once"] = find_unrepeated([*run.train, *run.text], run.concepts)
     if run.coverage is not None:
         name = Path(run.config.model.word_vectors).name
         about["word_vectors"] = {"file": name, "tuned": run.config.model.tune_words, **run.coverage.to_json()}
@@ -500,6 +501,7 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
     pixels = readable_pixels(val, encoder)
     parity = check_parity(bundle, encoder, decoder, pixels, options)
     progress("exporting", 3, 3)
+    bundle = replace(bundle, manifest=replace(bundle.manifest, once=tuple(training.pop("once", ()))))
 
     def finish(bundle: Bundle) -> tuple[Bundle, Evaluation]:
         bundle = halve(bundle) if config.model.half else bundle
