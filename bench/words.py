@@ -6,6 +6,10 @@ view is captioned with all words and with the safe words, or with `--neutral` al
 the captions with safe words, to be read by a person: how many have each word, pair and triple, and what stands beside
 the words for people; then each denied phrase that the search found with all words, in the best caption of a view or in
 any other of its beam, how many captions had it, and some of them beside what is said instead.
+
+    python bench/words.py --text CAPTIONS…
+
+What the safe words deny in captions of people (files that `showtell train --text` reads): how many have each phrase.
 """
 
 from __future__ import annotations
@@ -22,11 +26,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from showtell.captioner import Captioner
+from showtell.datasets import read_captions
 from showtell.datasets.sidecars import PICTURE_SUFFIXES
 from showtell.decoding import Restrictions, search
 from showtell.images import fit_pixels, read_image
 from showtell.safewords import SafeWords
-from showtell.text import join_words
+from showtell.text import Vocabulary, join_words, tokenise
 
 PEOPLE = {
     "man",
@@ -92,9 +97,9 @@ def caption(captioner: Captioner, features_BLD: NDArray[np.float32], restriction
     return [[tuple(captioner.vocabulary.decode(one.tokens)) for one in best] for best in found]
 
 
-def phrases_in(words: Words, captioner: Captioner, restrictions: Restrictions) -> list[Words]:
+def phrases_in(words: Words, vocabulary: Vocabulary, restrictions: Restrictions) -> list[Words]:
     """The denied phrases of a caption."""
-    ids = [captioner.vocabulary.id_of(word) for word in words]
+    ids = [vocabulary.id_of(word) for word in words]
     return [
         words[start : end + 1]
         for end in range(len(ids))
@@ -123,9 +128,22 @@ def table(title: str, counts: Counter[str], captions: int) -> list[str]:
     return [f"## {title} ({len(counts):,} different)", "", *rows, ""]
 
 
+def read_people(paths: Iterable[Path]) -> None:
+    """Prints what is denied in captions of people."""
+    examples = [example for path in paths for example in read_captions(path)]
+    captions = [tuple(tokenise(text)) for example in examples for text in example.references]
+    vocabulary = Vocabulary.build(captions)
+    restrictions = SafeWords().restrict(vocabulary)
+    found = [set(phrases_in(words, vocabulary, restrictions)) for words in captions]
+    print(f"{len(captions):,} captions, {sum(map(bool, found)):,} with something denied")
+    for phrase, number in Counter(" ".join(phrase) for phrases in found for phrase in phrases).most_common():
+        print(f"{number:7,}  {phrase}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("pictures", nargs="+", type=Path, help="files or folders")
+    parser.add_argument("pictures", nargs="*", type=Path, help="files or folders")
+    parser.add_argument("--text", nargs="+", type=Path, help="captions of people, in place of pictures")
     parser.add_argument("--model", default="default", help="an embedded bundle's name, a directory or a zip")
     parser.add_argument("--count", type=int, default=10_000, help="captions")
     parser.add_argument("--neutral", action="store_true", help="gender-neutral words")
@@ -133,10 +151,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="also write the tables there, and all captions into FILE.tsv")
     arguments = parser.parse_args()
+    if arguments.text:
+        read_people(arguments.text)
+        return
 
     captioner = Captioner.load(arguments.model, threads=arguments.threads, words=SafeWords(neutral=arguments.neutral))
     paths = find_pictures(arguments.pictures)
-    restrictions = captioner.restrictions
+    restrictions, vocabulary = captioner.restrictions, captioner.vocabulary
     free: list[list[Words]] = []  # all captions of the beam
     safe: list[Words] = []
     names: list[str] = []
@@ -152,12 +173,12 @@ def main() -> None:
     denied: dict[str, list[tuple[int, Words]]] = {}
     for number, found in enumerate(free):
         for words in found:
-            for phrase in phrases_in(words, captioner, restrictions):
+            for phrase in phrases_in(words, vocabulary, restrictions):
                 denied.setdefault(" ".join(phrase), []).append((number, words))
-    kept = sum(bool(phrases_in(words, captioner, restrictions)) for words in best)
-    other = sum(bool(phrases_in(words, captioner, restrictions)) for found in free for words in found[1:])
+    kept = sum(bool(phrases_in(words, vocabulary, restrictions)) for words in best)
+    other = sum(bool(phrases_in(words, vocabulary, restrictions)) for found in free for words in found[1:])
     others = sum(len(found) - 1 for found in free)
-    left = sum(bool(phrases_in(words, captioner, restrictions)) for words in safe)
+    left = sum(bool(phrases_in(words, vocabulary, restrictions)) for words in safe)
     lines = [
         f"# {captioner.manifest.name}: {len(safe):,} captions of {len(paths):,} pictures, seed {arguments.seed}, "
         f"{captioner.words.describe(restrictions)}",

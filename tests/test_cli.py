@@ -519,7 +519,7 @@ def test_evaluate_agrees_with_the_card_and_with_score(
     scored = run("score", tmp_path / "said.jsonl", tmp_path / "references.jsonl", "--json")
     assert {**scored.rows[0]["metrics"], "ECE": expected["metrics"]["ECE"]} == expected["metrics"]
     plain = run("evaluate", bundle_dir, "--data", toy_data, "--beam", "1")
-    assert plain.lines[0] == "6 pictures, ptb tokens, split val, beam 1"
+    assert plain.lines[0] == "6 pictures, ptb tokens, split val, beam 1, all words"
 
 
 def test_evaluate_counts_what_it_cannot_read(run: Run, bundle_dir: Path, toy_data: Path, tmp_path: Path) -> None:
