@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,13 @@ def test_the_mark_ends_the_text_and_is_recognised() -> None:
 def test_confidence_is_the_geometric_mean_of_the_words() -> None:
     assert confidence(_caption("a dog", 0.9, 0.4)) == pytest.approx(0.6)
     assert confidence(_caption("")) == 0.0
+
+
+def test_a_calibrated_confidence_stands_in_the_place_of_the_mean() -> None:
+    said = replace(_caption("a dog", 0.9, 0.9), confidence=0.2)
+    assert confidence(said) == 0.2
+    assert write_alt(said, Wording()).text is None
+    assert write_alt(replace(said, confidence=0.31), Wording()).text == "A dog."
 
 
 def test_an_unsure_caption_gives_no_text() -> None:

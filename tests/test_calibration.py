@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from showtell.metrics.calibration import calibrate, calibrate_words
+from showtell.metrics.calibration import calibrate, calibrate_by_count, calibrate_words
 from showtell.records import Caption
 
 
@@ -52,6 +52,17 @@ def test_honest_confidences_have_little_error_and_boastful_ones_much() -> None:
     right = rng.random(50_000) < sure
     assert calibrate(sure, right).error < 0.01
     assert calibrate(np.sqrt(sure), right).error == pytest.approx(2 / 3 - 1 / 2, abs=0.01)
+
+
+def test_bins_of_as_many_confidences_each() -> None:
+    found = calibrate_by_count([0.9, 0.1, 0.5, 0.3, 0.2], [1, 0, 1, 0, 1], 2)
+    assert found.counts.tolist() == [3, 2]  # 0.1, 0.2, 0.3 and 0.5, 0.9
+    np.testing.assert_allclose(found.confidence, [0.2, 0.7])
+    np.testing.assert_allclose(found.accuracy, [1 / 3, 1])
+    np.testing.assert_allclose(found.edges, [0, 0.4, 1])
+    assert found.error == pytest.approx((3 * (1 / 3 - 0.2) + 2 * 0.3) / 5)
+    with pytest.raises(ValueError, match="3 bins for 2 confidences; give at most as many"):
+        calibrate_by_count([0.5, 0.6], [0, 1], 3)
 
 
 def test_what_is_no_confidence_is_refused() -> None:

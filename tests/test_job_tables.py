@@ -17,10 +17,13 @@ from showtell.records import Caption, Failure
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 logprobs = st.floats(-50, 0).map(lambda value: round(value, 4))
 captions = st.builds(
-    lambda image, words, logprob: Caption(image, " ".join(w for w, _ in words), logprob, *zip(*words, strict=True)),
+    lambda image, words, logprob, sure: Caption(
+        image, " ".join(w for w, _ in words), logprob, *zip(*words, strict=True), confidence=sure
+    ),
     text,
     st.lists(st.tuples(text, logprobs), min_size=1, max_size=4),
     logprobs,
+    st.none() | st.floats(0, 1).map(lambda value: round(value, 4)),
 )
 
 
@@ -45,6 +48,7 @@ def test_what_is_written_is_read_back(
             assert (one.words, one.word_logprobs) == (
                 ((), ()) if suffix == ".csv" else (other.words, other.word_logprobs)
             )
+            assert one.confidence == (other.confidence if suffix == ".jsonl" else None)
 
 
 def test_a_table_from_elsewhere_needs_no_probabilities(tmp_path: Path) -> None:
@@ -60,8 +64,21 @@ def test_a_table_from_elsewhere_needs_no_probabilities(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"image": "a.jpg"}', r'a\.jsonl:1 lacks "image" or "caption"'),
         ("a.jsonl", '{"image": "a.jpg", "caption": 3}', r'a\.jsonl:1 lacks "image" or "caption"'),
-        ("a.jsonl", '{"image": "a.jpg", "caption": "a", "logprob": []}', r'a\.jsonl:1 has "words" or "logprob" that'),
-        ("a.jsonl", '{"image": "a.jpg", "caption": "a", "words": ["a"]}', r'a\.jsonl:1 has "words" or "logprob" that'),
+        (
+            "a.jsonl",
+            '{"image": "a.jpg", "caption": "a", "logprob": []}',
+            r'a\.jsonl:1 has "words", "logprob" or "conf',
+        ),
+        (
+            "a.jsonl",
+            '{"image": "a.jpg", "caption": "a", "words": ["a"]}',
+            r'a\.jsonl:1 has "words", "logprob" or "conf',
+        ),
+        (
+            "a.jsonl",
+            '{"image": "a.jpg", "caption": "a", "confidence": "high"}',
+            r'a\.jsonl:1 has "words", "logprob" or "conf',
+        ),
         ("a.jsonl", "nonsense", r"a\.jsonl:1 is not JSON"),
         ("a.csv", "picture,text\na.jpg,a dog\n", r'a\.csv:2 lacks "image" or "caption"'),
         ("a.csv", "image,caption\na.jpg,\xff\n", r"cannot read .*a\.csv"),

@@ -97,6 +97,7 @@ def test_captions_are_those_of_the_library(client: TestClient, captioner: Captio
         assert told["image"] == path.name
         assert told["caption"] == plain["caption"]
         assert told["logprob"] == pytest.approx(plain["logprob"], abs=2e-4)
+        assert told.get("confidence") == pytest.approx(plain.get("confidence"), abs=2e-3)
         assert [word["word"] for word in told["words"]] == list(one.words)
         assert told["probability"] == pytest.approx(np.exp(one.logprob), rel=1e-3)
         assert len(told["alternatives"]) == 2
