@@ -32,7 +32,10 @@ $(MODELS)/mobile/bundle/bundle.json: SOURCES = --data $(DATA)/coco --data $(DATA
 	--text $(DATA)/coco/annotations/captions_val2017.json --text $(DATA)/flickr8k/Flickr8k_text/Flickr8k.token.txt \
 	--foreign $(DATA)/vietnamese
 $(MODELS)/rsicd/bundle/bundle.json: SOURCES = --data $(DATA)/rsicd
+# whose encoder has learned from these pictures too
 $(MODELS)/vietnamese/bundle/bundle.json: SOURCES = --data $(DATA)/vietnamese
+$(MODELS)/vietnamese/bundle/bundle.json: WEIGHTS = $(MODELS)/mobile
+$(MODELS)/vietnamese/bundle/bundle.json: $(MODELS)/mobile/bundle/bundle.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
