@@ -25,6 +25,7 @@ from showtell.datasets import read_data
 from showtell.evaluation import evaluate
 from showtell.learn.calibrating import (
     BINS,
+    SPLITS,
     auroc,
     calibrate_bundle,
     chance_error,
@@ -39,7 +40,6 @@ from showtell.records import Caption
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIDE = 320
 WRONG = 0.2  # CIDEr-D
-SPLITS = 20
 FLOORS = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 WORDS = ["the", "file", "open", "save", "name", "total", "date", "search", "report", "page", "items", "settings"]
 

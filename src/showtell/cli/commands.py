@@ -105,7 +105,8 @@ def caption(
     wav: Annotated[Path | None, typer.Option("--wav", help="Write the spoken captions into this file.")] = None,
     language: Annotated[str, typer.Option("--language", help="Of the voice, such as en or vi.")] = "en",
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0, max=1, help="Leave captions out that are less sure, 0 to 1.")
+        float,
+        typer.Option("--min-confidence", min=0, max=1, help="Leave less sure captions out, 0 to 1; --json has all."),
     ] = 0,
     as_json: Json = False,
 ) -> None:

@@ -29,7 +29,7 @@ from showtell.records import Caption, Example
 BINS = 5  # of as many pictures each: more of them would measure chance, with a few hundred pictures
 LEAST = 50  # pictures, of which at least `FEWEST` have a good caption, and as many a bad one
 FEWEST = 10
-SPLITS = 5  # into folds; their errors differ by chance, and are averaged
+SPLITS = 20  # into folds; their errors differ by chance, and are averaged
 _DIRECTIONS = 16  # of 8, 16, 32 and 64 as good as the best at telling `coco` val from aerial pictures and drawings
 _FOLDS = 8
 _ROUNDS = 12  # of the search for the principal directions
