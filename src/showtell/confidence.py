@@ -4,8 +4,8 @@
 
 P(good | known) is a logistic function of the mean log-probability of the caption's words (Platt 1999). P(known) falls
 where the picture is unlike those that the bundle was calibrated on: its distance from them is the part of its vector
-that their mean and principal directions do not explain (the residual of Wang et al. 2022, "ViM", sec. 3). Three
-pictures in twenty are taken to be of another kind, three standard deviations further out, in logarithms; of those no
+that their mean and principal directions do not explain (the residual of Wang et al. 2022, "ViM", sec. 3). One
+picture in five is taken to be of another kind, three standard deviations further out, in logarithms; of those no
 caption is good.
 
 The bundle has the numbers in `confidence` of its manifest and the weights `confidence/mean` (D,) and
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from showtell.errors import BundleError
 
 _APART = 3.0  # standard deviations between the pictures that are known and others
-_OTHERS = 0.15  # of all pictures
+_OTHERS = 0.2  # of all pictures
 _SMALLEST = 1e-12  # of a norm or a distance, so that it can be divided by and has a logarithm
 _NUMBERS = ("intercept", "slope", "centre", "spread")
 _ARRAYS = ("confidence/mean", "confidence/directions")
