@@ -57,6 +57,7 @@ class ModelConfig:
     encoder_options: dict[str, str | int | float | bool] = field(default_factory=dict)  # for timm.create_model
     image_size: Positive | None = None  # pixels; None: the encoder's own
     fit: Literal["squash", "crop", "pad"] = "squash"  # squash sees the whole picture; crop is timm's centre crop
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # bilinear is read faster; None: the encoder's own
     mean: Channels | None = None  # of RGB in 0..1; None: the encoder's own
     std: Channels | None = None
     conditioning: Conditioning = "init"

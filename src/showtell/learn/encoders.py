@@ -191,7 +191,7 @@ def _preprocessing_of(network: nn.Module, timm: Any, config: ModelConfig) -> Pre
         size=config.image_size or own["input_size"][-1],
         fit=config.fit,
         crop_fraction=own["crop_pct"],
-        interpolation="bilinear" if own["interpolation"] == "bilinear" else "bicubic",
+        interpolation=config.interpolation or ("bilinear" if own["interpolation"] == "bilinear" else "bicubic"),
         mean=tuple(config.mean or own["mean"]),
         std=tuple(config.std or own["std"]),
     )
