@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--caption", type=float, default=0.021, help="seconds of one core a picture (measured)")
+    parser.add_argument("--caption", type=float, default=0.013, help="seconds of one core a picture (measured)")
     parser.add_argument("--dispatch", type=float, default=0.01, help="seconds of the driver a block (measured)")
     parser.add_argument("--bytes", type=float, default=200e3, help="of a picture")
     parser.add_argument("--cores", type=int, default=16, help="of a machine")
