@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,13 +140,12 @@ def test_a_flipped_byte_is_seen_inside_a_zip(packed: Path, name: str, place: flo
     begin = entry.header_offset + 30 + len(name)
     content[begin + int(place * entry.compress_size)] ^= 0x10
     packed.write_bytes(content)
-    try:
+    with zipfile.ZipFile(packed) as archive, contextlib.suppress(zipfile.BadZipFile, zlib.error):
+        if archive.read(name) == whole:  # the compressed bytes now point elsewhere, to the same content
+            assert read_bundle(packed).manifest.files
+            return
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
         read_bundle(packed)
-    except BundleError as error:
-        assert name in str(error)
-    else:  # the compressed bytes now point elsewhere, to the same content
-        with zipfile.ZipFile(packed) as archive:
-            assert archive.read(name) == whole
 
 
 @pytest.mark.parametrize("name", FILES)

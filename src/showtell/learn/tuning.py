@@ -57,12 +57,9 @@ _TELLING = 3  # finished trials that importance needs
 _TOP = 0.25  # share of the trials that are the good ones, for importance
 _KEPT = ("config.json", "metrics.csv")  # of a trial that has ended and is not the best
 _STORED = frozenset(  # fields on which the stored features depend
-    [
-        f"model.{name}"
-        for name in ("encoder", "encoder_weights", "encoder_options", "image_size", "fit", "interpolation", "mean", "std")
-    ]
-    + ["model.conditioning", "train.val_pictures"]
-)
+    f"model.{name}"
+    for name in ("encoder", "encoder_weights", "encoder_options", "image_size", "fit", "interpolation", "mean", "std")
+) | {"model.conditioning", "train.val_pictures"}
 
 
 @dataclass(frozen=True)
