@@ -165,7 +165,7 @@ def main() -> None:
     while group := list(islice(rest, BATCH)):
         pixels = [fit_pixels(picture, captioner.manifest.preprocessing) for _, picture in group]
         features_BLD = captioner.runtime.encode_each(pixels)
-        free += caption(captioner, features_BLD, Restrictions())
+        free += caption(captioner, features_BLD, Restrictions(once=restrictions.once))
         safe += [best[0] for best in caption(captioner, features_BLD, restrictions)]
         names += [path.name for path, _ in group]
         print(f"\r{len(safe):,}", end="", file=sys.stderr, flush=True)
