@@ -18,7 +18,7 @@ from showtell.captioner import Captioner
 from showtell.cli import main
 from showtell.jobs.alttext import Wording, word_alt
 
-CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
+CUP = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 needs_exiftool = pytest.mark.skipif(shutil.which("exiftool") is None, reason="needs exiftool")
 
 
@@ -46,7 +46,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def said() -> str:
     """What the default model says of the cat, as alt text."""
-    caption = Captioner.load("default").caption([CAT])[0]
+    caption = Captioner.load("default").caption([CUP])[0]
     return word_alt(caption.text, Wording())  # type: ignore[union-attr]
 
 
@@ -54,11 +54,11 @@ def said() -> str:
 def site(tmp_path: Path) -> Path:
     site = tmp_path / "site"
     (site / "img").mkdir(parents=True)
-    shutil.copy(CAT, site / "img" / "cat.jpg")
+    shutil.copy(CUP, site / "img" / "cup.jpg")
     (site / "index.html").write_text(
-        '<p>\n<img src="/img/cat.jpg">\n<img src="img/cat.jpg" alt="Mine.">\n<a href="x"><img src="img/cat.jpg"></a>\n'
+        '<p>\n<img src="/img/cup.jpg">\n<img src="img/cup.jpg" alt="Mine.">\n<a href="x"><img src="img/cup.jpg"></a>\n'
     )
-    (site / "page.md").write_text("# Cat\n\n![](img/cat.jpg)\n")
+    (site / "page.md").write_text("# Cup\n\n![](img/cup.jpg)\n")
     return site
 
 
@@ -79,20 +79,20 @@ def test_a_site_gets_the_texts_that_the_model_says(run: Run, site: Path, said: s
     before = [page.read_bytes() for page in pages]
     dry = run(site, "--dry-run")
     assert (dry.code, [page.read_bytes() for page in pages]) == (0, before)
-    assert f'+<img alt="{said}" src="/img/cat.jpg">' in dry.out.splitlines()
-    assert f"+![{said}](img/cat.jpg)" in dry.out.splitlines()
+    assert f'+<img alt="{said}" src="/img/cup.jpg">' in dry.out.splitlines()
+    assert f"+![{said}](img/cup.jpg)" in dry.out.splitlines()
     assert "3 alt texts to write, 2 pages read" in dry.err
     done = run(site)
     assert done.code == 0
     assert done.out.splitlines() == [
-        f"{pages[0]}: /img/cat.jpg: {said}",
-        f"{pages[0]}: img/cat.jpg: {said}",
-        f"{pages[1]}: img/cat.jpg: {said}",
+        f"{pages[0]}: /img/cup.jpg: {said}",
+        f"{pages[0]}: img/cup.jpg: {said}",
+        f"{pages[1]}: img/cup.jpg: {said}",
     ]
     assert "1 of them in links and buttons" in done.err
     assert _alts(pages[0]) == [said, "Mine.", said]
-    assert pages[1].read_text() == f"# Cat\n\n![{said}](img/cat.jpg)\n"
-    assert (site / "img" / "cat.jpg").read_bytes() == CAT.read_bytes()
+    assert pages[1].read_text() == f"# Cup\n\n![{said}](img/cup.jpg)\n"
+    assert (site / "img" / "cup.jpg").read_bytes() == CUP.read_bytes()
     again = run(site)
     assert (again.code, again.out) == (0, "")
 
@@ -102,7 +102,7 @@ def test_marked_texts_are_renewed_and_unsure_ones_held_back(run: Run, site: Path
     assert (held.code, held.out) == (0, "")
     assert "not sure enough of 1" in held.err
     run(site / "page.md", "--mark", "(automatic)")
-    assert f"![{said} (automatic)](img/cat.jpg)" in (site / "page.md").read_text()
+    assert f"![{said} (automatic)](img/cup.jpg)" in (site / "page.md").read_text()
     renewed = run(site / "page.md", "--mark", "(automatic)", "--renew", "--max-length", "40", "--json")
     row = json.loads(renewed.out)
     assert (row["state"], len(row["alt"]) <= 40, 0 < row["confidence"] < 1) == ("written", True, True)
@@ -113,7 +113,7 @@ def test_marked_texts_are_renewed_and_unsure_ones_held_back(run: Run, site: Path
 
 def test_pictures_that_are_missing_or_broken_are_named(run: Run, site: Path, said: str) -> None:
     (site / "img" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    (site / "page.md").write_text("![](img/broken.jpg) ![](img/no.jpg) ![](http://x/a.jpg) ![](img/cat.jpg)\n")
+    (site / "page.md").write_text("![](img/broken.jpg) ![](img/no.jpg) ![](http://x/a.jpg) ![](img/cup.jpg)\n")
     told = run(site / "page.md")
     assert told.code == 1
     assert said in (site / "page.md").read_text()
@@ -123,7 +123,7 @@ def test_pictures_that_are_missing_or_broken_are_named(run: Run, site: Path, sai
 
 
 def test_the_root_says_what_a_leading_slash_is(run: Run, site: Path, said: str) -> None:
-    (site / "img" / "page.html").write_text("<img src=/img/cat.jpg>")
+    (site / "img" / "page.html").write_text("<img src=/img/cup.jpg>")
     assert run(site / "img" / "page.html").code == 1
     assert run(site / "img" / "page.html", "--root", site).code == 0
     assert _alts(site / "img" / "page.html") == [said]
@@ -134,13 +134,13 @@ def test_a_folder_without_pages_gets_texts_in_its_pictures(run: Run, site: Path,
     folder = site / "img"
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     dry = run(folder, "--dry-run")
-    assert f"{folder / 'cat.jpg'}: {said}" in dry.out.splitlines()
-    assert (folder / "cat.jpg").read_bytes() == CAT.read_bytes()
+    assert f"{folder / 'cup.jpg'}: {said}" in dry.out.splitlines()
+    assert (folder / "cup.jpg").read_bytes() == CUP.read_bytes()
     done = run(folder)
     assert done.code == 1
-    assert done.out == f"{folder / 'cat.jpg'}: {said}\n"
+    assert done.out == f"{folder / 'cup.jpg'}: {said}\n"
     assert "broken.png" in done.err
-    with Image.open(folder / "cat.jpg") as picture, Image.open(CAT) as plain:
+    with Image.open(folder / "cup.jpg") as picture, Image.open(CUP) as plain:
         assert said.encode() in picture.info["xmp"]
         assert picture.tobytes() == plain.tobytes()
     kept = [json.loads(line) for line in run(folder, "--json").out.splitlines()]
@@ -151,8 +151,8 @@ def test_a_folder_without_pages_gets_texts_in_its_pictures(run: Run, site: Path,
 @needs_exiftool
 def test_sidecars_and_pictures_of_a_site_are_asked_for_by_name(run: Run, site: Path, said: str) -> None:
     assert run(site, "--into", "sidecars").code == 0
-    assert said in (site / "img" / "cat.jpg.xmp").read_text("utf-8")
-    assert (site / "img" / "cat.jpg").read_bytes() == CAT.read_bytes()
+    assert said in (site / "img" / "cup.jpg.xmp").read_text("utf-8")
+    assert (site / "img" / "cup.jpg").read_bytes() == CUP.read_bytes()
     assert 'alt="Mine."' in (site / "index.html").read_text()
 
 
@@ -160,10 +160,10 @@ def test_sidecars_and_pictures_of_a_site_are_asked_for_by_name(run: Run, site: P
     ("arguments", "code", "sentence"),
     [
         (["nothere"], 1, "nothere does not exist"),
-        ([str(CAT), "--into", "clouds"], 2, "accepted are pages, pictures, sidecars"),
-        ([str(CAT), "--into", "pages"], 2, "is no page"),
-        ([str(CAT), "--root", "."], 2, "--root is of pages"),
-        ([str(CAT), "--max-length", "3"], 2, "accepted are 20 to 250"),
+        ([str(CUP), "--into", "clouds"], 2, "accepted are pages, pictures, sidecars"),
+        ([str(CUP), "--into", "pages"], 2, "is no page"),
+        ([str(CUP), "--root", "."], 2, "--root is of pages"),
+        ([str(CUP), "--max-length", "3"], 2, "accepted are 20 to 250"),
         ([".", "--into", "pages", "--mark", "x" * 200], 2, "leaves no room"),
     ],
 )
@@ -185,7 +185,7 @@ def test_hostile_pictures_neither_crash_nor_stop_the_others(run: Run, shared_dat
     names = sorted((shared_data / "hostile" / "pillow").iterdir())[::40]
     for name in names:
         shutil.copyfile(name, tmp_path / name.name)
-    shutil.copy(CAT, tmp_path / "zz.jpg")
+    shutil.copy(CUP, tmp_path / "zz.jpg")
     told = run(tmp_path, "--json")
     rows = [json.loads(line) for line in told.out.splitlines()]
     assert rows[-1]["state"] == "written"

@@ -132,9 +132,9 @@ def test_pictures_away_from_all_known_directions_are_unknown() -> None:
     assert auroc(known, strange) == 1
 
 
-def test_one_picture_in_seven_is_taken_to_be_of_another_kind() -> None:
+def test_one_picture_in_five_is_taken_to_be_of_another_kind() -> None:
     density = np.exp(-(np.array([0.0, 3.0]) ** 2) / 2)  # at no deviation: of the known, and of those three further out
-    assert knownness(np.zeros(1))[0] == pytest.approx(0.85 * density[0] / (0.85 * density[0] + 0.15 * density[1]))
+    assert knownness(np.zeros(1))[0] == pytest.approx(0.8 * density[0] / (0.8 * density[0] + 0.2 * density[1]))
     assert knownness(np.full(1, 1e6))[0] == 0
 
 

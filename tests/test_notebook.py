@@ -115,13 +115,15 @@ def test_cells_that_should_plot_do(executed: Any) -> None:
     assert [cell.source.split("\n")[0] for cell in wanted if not has_plot(cell)] == []
 
 
-def test_the_cat_is_a_cat_because_of_its_face(found: dict[str, Any]) -> None:
+def test_what_is_hidden_costs_content_words_more_than_grammar(found: dict[str, Any]) -> None:
     assert found["likeliest"][0] == "cat"
     row, column = found["cat_lost_at"]
     assert 1 <= row <= 5
     assert 1 <= column <= 5
-    grammar = max(found["word_losses"][word] for word in ("that", "is", "on", "of"))
-    assert found["word_losses"]["cat"] > 2 * grammar
+    grammar, content = (
+        max(found["word_losses"][word] for word in words) for words in (("on", "of"), ("cat", "window", "sill"))
+    )
+    assert content > 2 * grammar
 
 
 def test_learned_attention_points_at_what_is_named(found: dict[str, Any]) -> None:
@@ -134,23 +136,24 @@ def test_learned_attention_points_at_what_is_named(found: dict[str, Any]) -> Non
 
 def test_a_sentence_that_names_the_thing_scores_higher(found: dict[str, Any]) -> None:
     of_the_model, of_a_person = found["points"]
-    assert 0 < of_the_model < of_a_person / 2
+    assert 0 < of_the_model < of_a_person
 
 
 def test_the_concepts_fit_the_bundle(found: dict[str, Any]) -> None:
     bundle = read_bundle("default")
     numbers = [bundle.vocabulary.id_of(word) for word in found["concepts"]]
-    assert len(numbers) == len(bundle.weights["start/decoder.head.bias.half"])
+    assert len(numbers) == len(bundle.weights["start/decoder.concepts.head.bias.half"])
     assert numbers == sorted(set(numbers))
 
 
 def test_the_concepts_are_those_of_the_training_captions(found: dict[str, Any], shared_data: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra 'train'")
-    from showtell.datasets import read_captions, read_data
+    from showtell.datasets import read_all, read_captions
     from showtell.learn.concepts import choose_concepts
     from showtell.learn.config import read_config
 
-    pairs = [*read_data(shared_data / "coco"), *read_data(shared_data / "coco2k")]
+    folders = [shared_data / name for name in ("coco", "coco2k", "flickr8k")]
+    pairs = [example for example in read_all(folders, notice=lambda finding: None) if example.references]
     held_out = {Path(example.id).stem for example in pairs if example.split != "train"}
     texts = (
         shared_data / "coco" / "annotations" / "captions_val2017.json",

@@ -203,7 +203,7 @@ def test_commands_take_words(run: Run, tmp_path: Path, plain: list[str]) -> None
 
 def test_evaluate_says_which_words_it_scored(run: Run, toy_data: Path) -> None:
     said = run("evaluate", "default", "--data", toy_data, "--resamples", "0")
-    assert said.lines[0] == "6 pictures, ptb tokens, split val, beam 5, safe words"
+    assert said.lines[0] == "6 pictures, ptb tokens, split val, beam 3, safe words"
     bare = run("evaluate", "default", "--data", toy_data, "--resamples", "0", "--deny", "none", "--json")
     assert bare.rows[0]["words"] == "all words"
 
