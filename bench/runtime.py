@@ -14,7 +14,6 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def main() -> None:
     features = [runtime.encode_each(batch) for batch in batches]
 
     def search_alone(words: SafeWords) -> Callable[[], None]:
-        restrictions = replace(words.restrict(captioner.vocabulary), once=captioner.restrictions.once)
+        restrictions = words.restrict(captioner.vocabulary, captioner.manifest.once)
         return lambda: [search(runtime, one, options, restrictions) for one in features].clear()
 
     def caption_files() -> None:

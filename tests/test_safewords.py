@@ -110,6 +110,8 @@ def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("déjà".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.txt is not text in UTF-8: .*; save it so"):
         SafeWords.read([str(tmp_path / "latin.txt")])
+    with pytest.raises(ConfigError, match=r"^' ' has no word that could be denied"):
+        SafeWords(deny=(" ",))
     with pytest.raises(ConfigError, match=r"^'!!' has no word that could be denied"):
         SafeWords.read(["!!"])
     with pytest.raises(ConfigError, match=r"^'\?' has no word that could be denied"):
@@ -213,3 +215,11 @@ def test_bad_words_are_refused(run: Run, command: tuple[str, ...]) -> None:
     lost = run(*command, "--deny", "no/list.txt")
     assert (lost.code, lost.out) == (2, "")
     assert "cannot read the list of denied words no/list.txt" in lost.err
+
+
+def test_words_that_are_said_once_are_so_wherever_captions_are_made() -> None:
+    bundle = read_bundle("default")
+    once = {bundle.vocabulary.id_of(word) for word in bundle.manifest.once}
+    assert once
+    assert Captioner(bundle).restrictions.once == once
+    assert RegionCaptioner(bundle)._restrictions.once == once

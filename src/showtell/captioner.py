@@ -227,8 +227,7 @@ class Captioner:
         self.runtime = Runtime(bundle, threads=threads, lean=lean, cuda=cuda)
         self.vocabulary = bundle.vocabulary
         self.words = words or SafeWords()
-        once = frozenset(map(bundle.vocabulary.id_of, bundle.manifest.once))
-        self.restrictions = replace(self.words.restrict(bundle.vocabulary), once=once)
+        self.restrictions = self.words.restrict(bundle.vocabulary, bundle.manifest.once)
         self._judge = Judge.read(bundle.manifest.confidence, bundle.weights, bundle.manifest.name)
 
     @classmethod

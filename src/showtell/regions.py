@@ -77,7 +77,7 @@ class RegionCaptioner:
         words: SafeWords | None = None,
     ) -> None:
         self.manifest, self.vocabulary = bundle.manifest, bundle.vocabulary
-        self._restrictions = (words or SafeWords()).restrict(bundle.vocabulary)
+        self._restrictions = (words or SafeWords()).restrict(bundle.vocabulary, bundle.manifest.once)
         aligns, writes = "wide" in bundle.graphs, "step" in bundle.graphs
         self.aligner = Aligner(bundle, threads=threads, lean=lean) if aligns else None
         if runtime is None and writes:

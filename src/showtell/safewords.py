@@ -73,6 +73,9 @@ class SafeWords:
     neutral: bool = False
 
     def __post_init__(self) -> None:
+        for line in self.deny:
+            if not line.strip():
+                raise ConfigError(f"{line!r} has no word that could be denied; give a word or a phrase")
         self._own()
 
     @classmethod
@@ -100,8 +103,11 @@ class SafeWords:
         parts += ["gender-neutral"] if self.neutral else []
         return ", ".join(parts) if restrictions.denied or restrictions.merged else ALL
 
-    def restrict(self, vocabulary: Vocabulary) -> Restrictions:
+    def restrict(self, vocabulary: Vocabulary, once: Iterable[str] = ()) -> Restrictions:
         """What a search with this vocabulary may not say.
+
+        Args:
+            once: Words of it that a caption says once at most.
 
         Raises:
             ConfigError: `neutral`, and the vocabulary is not English.
@@ -123,7 +129,7 @@ class SafeWords:
                 raise ConfigError("the gender-neutral words are English, and the model's are not; leave --neutral out")
             merged, unsaid = _merge(vocabulary)
             denied[()] = denied.get((), frozenset()) | unsaid
-        return Restrictions(denied, merged)
+        return Restrictions(denied, merged, frozenset(map(vocabulary.id_of, once)))
 
     def _own(self) -> list[Phrase]:
         return _parse(self.deny, "", _packaged()[1])[0] if self.deny else []
