@@ -266,11 +266,14 @@ def test_a_caption_without_words_is_never_sure(calibrated: Bundle) -> None:
 def test_calibrate_writes_a_bundle_that_knows_how_sure_it_is(
     run: Run, toy_run: Path, mixed_data: Path, tmp_path: Path
 ) -> None:
-    made = run("calibrate", toy_run / "bundle", "--data", mixed_data, "--out", tmp_path / "sure.zip", "--json")
+    toy = read_bundle(toy_run / "bundle")
+    write_bundle(replace(toy, card=toy.card + "\n## Failures\n\nSquares.\n"), tmp_path / "noted")
+    made = run("calibrate", tmp_path / "noted", "--data", mixed_data, "--out", tmp_path / "sure.zip", "--json")
     assert made.code == 0, made.err
     (told,) = made.rows
     assert told["confidence"]["pictures"] == 72
-    assert "## Confidence" in read_bundle(tmp_path / "sure.zip").card
+    card = read_bundle(tmp_path / "sure.zip").card
+    assert "error, by cross-validation in bins" in card and card.endswith("\n## Failures\n\nSquares.\n")
     pictures = [mixed_data / f"images/{number}.png" for number in range(4)]
     rows = run("caption", *pictures, "-m", tmp_path / "sure.zip", "--json").rows
     floor = sorted(row["confidence"] for row in rows)[2] - 1e-4

@@ -556,14 +556,14 @@ def calibrate(
     from showtell.cli.progress import reporting
     from showtell.evaluation import evaluate as run_evaluation
     from showtell.learn.calibrating import calibrate_bundle
-    from showtell.report.card import write_card
+    from showtell.report.card import find_notes, write_card
 
     bundle, sources = read_bundle(model), Sources(data, layout, pictures, columns, shares, split_seed)
     with reporting() as report:
         examples = [example for example in read_sources(sources, report) if example.split == split]
         captions = run_evaluation(Captioner(bundle), examples, split, progress=report).captions
         calibrated = calibrate_bundle(bundle, examples, captions, progress=report)
-    calibrated = replace(calibrated, card=write_card(calibrated))
+    calibrated = replace(calibrated, card=write_card(calibrated, find_notes(bundle)))
     if out.suffix == ".zip":
         with TemporaryDirectory() as folder:
             write_bundle(calibrated, folder)

@@ -63,6 +63,12 @@ def write_card(bundle: Bundle, notes: str = "") -> str:
     return "\n".join(lines)
 
 
+def find_notes(bundle: Bundle) -> str:
+    """What a person added to a bundle's card; nothing where the rest of it is not what `write_card` writes."""
+    written = write_card(bundle)
+    return bundle.card.removeprefix(written) if bundle.card.startswith(written) else ""
+
+
 def _scores(scores: Mapping[str, Any]) -> dict[str, str]:
     """Each metric, with its interval where it has one."""
     told = {name: f"{value:.4f}" for name, value in scores["metrics"].items()}
