@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from showtell.cli.report import report
 
@@ -20,6 +22,7 @@ pytest.importorskip("uvicorn", reason="needs the extra 'web'")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
+COFFEE = CAT.with_name("coffee.jpg")
 
 # What the browser would say, and how far things have moved by themselves, is noted down.
 _WATCH = """
@@ -118,7 +121,23 @@ def test_a_picture_is_captioned_in_one_request_and_nothing_moves(page: Any, addr
     assert page.get_attribute(".card img", "alt") == text
     assert len(posts) == 1
     assert page.evaluate("window.moved") < 0.05
-    assert page.inner_text("#news").endswith(page.inner_text(".words"))
+    assert page.inner_text("#news").startswith(f"cat.jpg: {page.inner_text('.words')}")
+
+
+def test_the_page_says_how_sure_a_caption_is(page: Any, address: str, of_run: str, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)).save(noise)
+    page.goto(address)
+    page.set_input_files("#files", [str(COFFEE), str(noise)])
+    wait_for_cards(page, 2)
+    lines = page.locator(".card .sure")
+    assert re.fullmatch(r"\d+ % likely to be a good caption\.", lines.nth(0).inner_text())
+    assert re.fullmatch(r"Do not rely on this one: \d % likely to be a good caption\.", lines.nth(1).inner_text())
+    assert page.locator("#news p").all_inner_texts()[1].endswith(lines.nth(1).inner_text())
+    page.goto(of_run)  # it has too few pictures to be calibrated
+    page.set_input_files("#files", str(CAT))
+    wait_for_cards(page, 1)
+    assert lines.nth(0).inner_text() == ""
 
 
 def test_several_pictures_keep_their_order_and_a_broken_one_says_why(page: Any, address: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ const problem = $("#problem");
 const news = $("#news");
 let limits = { files: 16 };
 let report = null;
+const floor = 0.3; // of confidence, as showtell alt has it
 let key = sessionStorage.getItem("showtell-key");
 
 class Refused extends Error {}
@@ -107,6 +108,7 @@ async function show(card, result) {
   card.result = result;
   card.element.removeAttribute("aria-busy");
   write(card, result);
+  const doubt = doubts(card, result.confidence);
   const others = $(".alternatives", card.element);
   const likely = shares([...(result.alternatives ?? []), result]);
   for (const [number, other] of (result.alternatives ?? []).entries()) {
@@ -122,7 +124,18 @@ async function show(card, result) {
   const text = (stored && localStorage.getItem(stored)) || sentence(result.caption);
   $("textarea", card.element).value = text;
   card.image.alt = text;
-  announce(`${$(".name", card.element).textContent}: ${result.caption}`);
+  announce(`${$(".name", card.element).textContent}: ${result.caption}${doubt}`);
+}
+
+// Nothing of a model that is not calibrated.
+function doubts(card, confidence) {
+  if (confidence == null) return "";
+  const line = $(".sure", card.element);
+  const likely = `${Math.round(100 * confidence)} % likely to be a good caption`;
+  const unsure = confidence < floor;
+  line.textContent = unsure ? `Do not rely on this one: ${likely}.` : `${likely}.`;
+  line.classList.toggle("unsure", unsure);
+  return unsure ? `. ${line.textContent}` : "";
 }
 
 function fail(card, message) {
