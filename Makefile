@@ -23,19 +23,22 @@ test: $(VENV)/.dev lint
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-models: $(MODELS)/mobile/bundle/bundle.json $(MODELS)/rsicd/bundle/bundle.json $(MODELS)/vietnamese/bundle/bundle.json
+models: $(MODELS)/default/bundle/bundle.json $(MODELS)/aerial/bundle/bundle.json $(MODELS)/vietnamese/bundle/bundle.json
 
 $(MODELS)/%/bundle/bundle.json: | $(VENV)/.dev
-	$(BIN)/showtell train $* $(SOURCES) --out $(MODELS)/$* --encoder-weights $(WEIGHTS) --resume
+	$(BIN)/showtell train $(RECIPE) $(SOURCES) --out $(MODELS)/$* --encoder-weights $(WEIGHTS) --resume
 
-$(MODELS)/mobile/bundle/bundle.json: SOURCES = --data $(DATA)/coco --data $(DATA)/coco2k --data $(DATA)/flickr8k \
+$(MODELS)/default/bundle/bundle.json: RECIPE = mobile
+$(MODELS)/default/bundle/bundle.json: SOURCES = --data $(DATA)/coco --data $(DATA)/coco2k --data $(DATA)/flickr8k \
 	--text $(DATA)/coco/annotations/captions_val2017.json --text $(DATA)/flickr8k/Flickr8k_text/Flickr8k.token.txt \
 	--foreign $(DATA)/vietnamese
-$(MODELS)/rsicd/bundle/bundle.json: SOURCES = --data $(DATA)/rsicd
-# whose encoder has learned from these pictures too
+$(MODELS)/aerial/bundle/bundle.json: RECIPE = rsicd
+$(MODELS)/aerial/bundle/bundle.json: SOURCES = --data $(DATA)/rsicd
+$(MODELS)/vietnamese/bundle/bundle.json: RECIPE = vietnamese
 $(MODELS)/vietnamese/bundle/bundle.json: SOURCES = --data $(DATA)/vietnamese
-$(MODELS)/vietnamese/bundle/bundle.json: WEIGHTS = $(MODELS)/mobile
-$(MODELS)/vietnamese/bundle/bundle.json: $(MODELS)/mobile/bundle/bundle.json
+# that encoder has learned from these pictures too
+$(MODELS)/vietnamese/bundle/bundle.json: private WEIGHTS = $(MODELS)/default
+$(MODELS)/vietnamese/bundle/bundle.json: $(MODELS)/default/bundle/bundle.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)

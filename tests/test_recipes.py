@@ -191,8 +191,8 @@ def test_make_models_trains_recipes_with_options_that_there_are() -> None:
     commands = [shlex.split(line)[1:] for line in told.splitlines() if "showtell train" in line]
     assert [command[1] for command in commands] == ["mobile", "rsicd", "vietnamese"]
     known = {option for param in get_command(app).commands["train"].params for option in param.opts}
-    for _, recipe, *options in commands:
+    for (_, recipe, *options), name in zip(commands, ("default", "aerial", "vietnamese"), strict=True):
         assert recipe in list_recipes()
         assert {option for option in options if option.startswith("--")} <= known
         assert options[-1] == "--resume"
-        assert f"out/{recipe}" in options
+        assert f"out/{name}" in options
