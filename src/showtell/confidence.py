@@ -100,8 +100,9 @@ def pool(features_BLD: NDArray[np.float32]) -> NDArray[np.float32]:
 
     It is long where the cells are alike, as in noise, drawings and views from above.
     """
-    norms_BL1 = np.linalg.norm(features_BLD, axis=2, keepdims=True)
-    vectors: NDArray[np.float32] = (features_BLD / np.maximum(norms_BL1, _SMALLEST)).mean(axis=1)
+    norms_BL = np.sqrt(np.einsum("bld,bld->bl", features_BLD, features_BLD))  # no array of the grids' size is made
+    weights_BL = 1 / (np.maximum(norms_BL, _SMALLEST) * features_BLD.shape[1])
+    vectors: NDArray[np.float32] = np.einsum("bl,bld->bd", weights_BL, features_BLD)
     return vectors
 
 
