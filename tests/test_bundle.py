@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from showtell import Caption, Captioner
 from showtell import bundle as bundle_module
 from showtell.bundle import FORMAT, Bundle, list_embedded, pack_bundle, read_bundle, write_bundle
 from showtell.errors import BundleError
 
+CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 FILES = (
     "bundle.json",
     "vocabulary.json",
@@ -336,9 +338,23 @@ def test_an_embedded_bundle_is_read_by_its_name(toy_run: Path, tmp_path: Path, m
         read_bundle("shapes")
 
 
-def test_every_embedded_bundle_is_whole() -> None:
-    for name in list_embedded():
-        assert read_bundle(name).manifest.name == name
+@pytest.mark.parametrize("name", list_embedded())
+def test_every_embedded_bundle_is_whole_captions_and_knows_its_limits(name: str) -> None:
+    bundle = read_bundle(name)
+    assert bundle.manifest.name == name
+    assert {"## How to reproduce", "## Failures to look at"} <= set(bundle.card.splitlines())
+    (said,) = Captioner(bundle, threads=1).caption([str(CAT)])
+    assert isinstance(said, Caption)
+    assert said.text
+    assert said.confidence is not None
+
+
+def test_embedded_bundles_are_small() -> None:
+    home = Path(bundle_module.__file__).parent / "bundles"
+    sizes = {name: sum(file.stat().st_size for file in (home / name).iterdir()) for name in list_embedded()}
+    assert {"default", "vietnamese"} <= sizes.keys()
+    assert max(sizes.values()) <= 20e6
+    assert sum(sizes.values()) <= 40e6
 
 
 def test_a_folder_that_is_no_bundle_does_not_hide_an_embedded_one(

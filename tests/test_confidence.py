@@ -273,7 +273,8 @@ def test_calibrate_writes_a_bundle_that_knows_how_sure_it_is(
     (told,) = made.rows
     assert told["confidence"]["pictures"] == 72
     card = read_bundle(tmp_path / "sure.zip").card
-    assert "error, by cross-validation in bins" in card and card.endswith("\n## Failures\n\nSquares.\n")
+    assert "error, by cross-validation in bins" in card
+    assert card.endswith("\n## Failures\n\nSquares.\n")
     pictures = [mixed_data / f"images/{number}.png" for number in range(4)]
     rows = run("caption", *pictures, "-m", tmp_path / "sure.zip", "--json").rows
     floor = sorted(row["confidence"] for row in rows)[2] - 1e-4
