@@ -21,11 +21,12 @@ import pytest
 from PIL import Image
 
 from conftest import Result, Run
+from showtell.bundle import list_embedded, read_bundle
 from showtell.cli.commands import app
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.jpg"))
 COMMANDS = ("caption", "train", "features", "tune", "evaluate", "report", "score", "export", "encoders")
-COMMANDS += ("calibrate", "regions", "ground", "index", "search", "batch", "alt", "serve")
+COMMANDS += ("models", "calibrate", "regions", "ground", "index", "search", "batch", "alt", "serve")
 
 
 def showtell(*arguments: str | os.PathLike[str], **environment: str) -> Result:
@@ -550,6 +551,20 @@ def test_an_exported_zip_captions(run: Run, toy_run: Path, tmp_path: Path, pictu
     nothing = run("export", tmp_path)
     assert (nothing.code, nothing.out) == (1, "")
     assert "no run is there, or its first epoch is not finished" in nothing.err
+
+
+def test_models_lists_what_comes_along_and_shows_any_card(run: Run, bundle_dir: Path, tmp_path: Path) -> None:
+    listed = run("models")
+    assert (listed.code, listed.err) == (0, "")
+    assert [line.partition(": ")[0] for line in listed.lines] == list_embedded()
+    assert "default: Everyday photographs, English" in listed.out
+    (told,) = [row for row in run("models", "--json").rows if row["model"] == "default"]
+    assert told["scores"]["metrics"]["CIDEr"] > 0.58
+    assert run("models", bundle_dir).out.strip() == (bundle_dir / "README.md").read_text("utf-8").strip()
+    assert run("models", bundle_dir, "--json").rows[0]["model"] == read_bundle(bundle_dir).manifest.name
+    nothing = run("models", tmp_path / "nothere")
+    assert (nothing.code, nothing.out) == (2, "")
+    assert "or one of: default" in nothing.err
 
 
 def test_encoders_lists_names(run: Run) -> None:

@@ -163,8 +163,8 @@ def read_pixels(
     Raises:
         ImageError: As `read_image`.
     """
-    # A JPEG is decoded at a reduced scale while 15/16 of a pixel a side or more is left for each one of the result. That
-    # moves a photograph's pixels as much as another interpolation does, by about 1 of 255 on average (bench/images.py).
+    # A JPEG is decoded at a reduced scale while 15/16 of a pixel a side is left for each one of the result. That moves
+    # a photograph's pixels as much as another interpolation does, by about 1 of 255 on average (bench/images.py).
     least = math.ceil(15 / 16 * _shorter_side(preprocessing))
     return _fit(_read_upright(source, limits, least, name), preprocessing)
 

@@ -14,6 +14,7 @@ from showtell import __version__
 from showtell.cli import alt as alt_command
 from showtell.cli import batch as batch_command
 from showtell.cli import data as data_commands
+from showtell.cli import models as models_command
 from showtell.cli import regions as region_commands
 from showtell.cli import report as report_command
 from showtell.cli import search as search_commands
@@ -358,6 +359,7 @@ app.command()(region_commands.ground)
 app.command()(search_commands.index)
 app.command()(search_commands.search)
 app.command()(report_command.report)
+app.command()(models_command.models)
 
 
 @app.command()
