@@ -564,7 +564,7 @@ def test_models_lists_what_comes_along_and_shows_any_card(run: Run, bundle_dir: 
     assert run("models", bundle_dir, "--json").rows[0]["model"] == read_bundle(bundle_dir).manifest.name
     nothing = run("models", tmp_path / "nothere")
     assert (nothing.code, nothing.out) == (2, "")
-    assert "or one of: default" in nothing.err
+    assert f"or one of: {', '.join(list_embedded())}" in nothing.err
 
 
 def test_encoders_lists_names(run: Run) -> None:
