@@ -1,6 +1,7 @@
 """Captions a second of the runtime, against its encoder alone: python bench/runtime.py [--model MODEL] [PICTURE…]
 
-Rates in one process, measured in turn and several times over; the medians are printed, and their ratio to the first:
+Rates in one process, each measured several times over between two turns of the first, and their ratios to those;
+medians are printed:
 the encoder alone on decoded pixels, batches beside each other as in the whole path; all threads on one batch of it;
 encoder and beam search on the same pixels; the whole path from the files; and the search alone on features, with all
 words, with the safe words, and gender-neutrally too (English models). The pictures (those of examples/ when
@@ -92,23 +93,31 @@ def main() -> None:
     }
     if "the" in captioner.vocabulary:
         works["gender-neutral"] = search_alone(SafeWords(neutral=True))
+
+    def measure(work: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        work()
+        return len(paths) / (time.perf_counter() - start)
+
+    first = works["encoder alone"]
     rates: dict[str, list[float]] = {name: [] for name in works}
+    ratios: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(arguments.repeats + 1):  # the first one warms up
+        before = measure(first)
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
+            rate, after = measure(work), measure(first)
             if repeat:
-                rates[name].append(len(paths) / (time.perf_counter() - start))
-    median = {name: statistics.median(values) for name, values in rates.items()}
+                rates[name].append(rate)
+                ratios[name].append(2 * rate / (before + after))
+            before = after
     print(
         f"{captioner.manifest.name} ({captioner.manifest.encoder}), {len(paths)} pictures, batch {arguments.batch}, "
         f"beam {arguments.beam}, {np.mean(words):.1f} words a caption, {arguments.repeats} repeats"
     )
-    print("                        /s    ratio  slowest  fastest")
-    for name, rate in median.items():
-        print(
-            f"{name:<18}{rate:8.1f}{rate / median['encoder alone']:9.2f}{min(rates[name]):9.1f}{max(rates[name]):9.1f}"
-        )
+    print("                        /s    ratio   lowest  highest")
+    for name in works:
+        low, middle, high = min(ratios[name]), statistics.median(ratios[name]), max(ratios[name])
+        print(f"{name:<18}{statistics.median(rates[name]):8.1f}{middle:9.2f}{low:9.2f}{high:9.2f}")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def test_halved_weights_seldom_change_a_caption(toy_run: Path, toy_data: Path) -
 
 
 def test_eight_bits_say_nearly_the_same_whatever_the_batch(made: Made) -> None:
-    _, _, bundle = made
+    _, decoder, bundle = made
     pixels = pictures()
     smaller = quantise(bundle, list(pixels), OPTIONS, least=300)
     stored = {name: array for name, array in smaller.weights.items() if array.dtype == np.int8}
@@ -178,6 +178,9 @@ def test_eight_bits_say_nearly_the_same_whatever_the_batch(made: Made) -> None:
         whole = bundle.weights[name.removesuffix(".int8")]
         assert array.shape in (whole.shape, whole.shape[::-1])
         assert abs(array).max() <= 63
+    looked_up = "step/decoder.output.weight"
+    if decoder.config.tie_words:
+        assert {looked_up, f"{looked_up}.int8"} <= smaller.weights.keys()
     (exact, rough), tokens_BT = map(Runtime, (bundle, smaller)), np.random.default_rng(2).integers(4, 34, (20, 6))
     features = exact.encode(pixels)
     said = []

@@ -62,7 +62,7 @@ def quantise(
             nodes.append(
                 helper.make_node("QuantizeLinear", [given, *(one.name for one in settings)], [f"{given}.int8"])
             )
-        matrix_KN = weights.pop(f"step/{name}")
+        matrix_KN = bundle.weights[f"step/{name}"]
         matrix_KN = matrix_KN.T if node.op_type == "Gemm" else matrix_KN
         steps_N = np.maximum(np.abs(matrix_KN).max(0), 1e-12) / _HIGHEST
         stored = _constant(f"{name}.int8", np.rint(matrix_KN / steps_N).astype(np.int8))
@@ -71,7 +71,8 @@ def quantise(
         scales = [f"{given}.scale", f"{name}.scale", f"{given}.zero"]
         product = [f"{given}.int8", f"{name}.int8", *scales, *(["", *bias] if bias else [])]
         nodes.append(helper.make_node("MatMulIntegerToFloat", product, [made], domain=_DOMAIN))
-    replaced = {node.input[1] for node in large.values()}
+    replaced = {node.input[1] for node in large.values()} - {name for node in nodes for name in node.input}
+    weights = {name: array for name, array in weights.items() if name.removeprefix("step/") not in replaced}
     initialisers += [one for one in model.graph.initializer if one.name not in replaced]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
@@ -82,8 +83,11 @@ def quantise(
 
 
 def _large_products(graph: Any, bundle: Bundle, least: int) -> dict[str, Any]:
-    """The products of something with a large matrix that nothing else uses, by the name of what comes out."""
-    used = Counter(name for node in graph.node for name in node.input)
+    """The products of something with a large matrix, by the name of what comes out.
+
+    Words may be looked up in the matrix too (tied words: as they are, in float); no other product may use it.
+    """
+    used = Counter(name for node in graph.node if node.op_type != "Gather" for name in node.input)
     found = {}
     for node in graph.node:
         plain = _PLAIN.get(node.op_type)
