@@ -637,15 +637,15 @@ def test_a_hostile_file_ends_in_a_caption_or_an_error(
     assert sum("caption" in row for row in result.rows) > len(hostile) / 2
 
 
-def test_all_orientations_have_one_caption_but_for_a_word(run: Run, shared_data: Path) -> None:
+def test_all_orientations_but_one_have_one_caption(run: Run, shared_data: Path) -> None:
     turned = sorted((shared_data / "hostile" / "exif-orientation").glob("*.jpg"))
     assert len(turned) == 9
     result = run("caption", *turned, "--json")
     assert result.code == 0
-    captions = [set(row["caption"].split()) for row in result.rows]
-    # the files were compressed one by one, which tips one word between two that are equally likely
-    assert len(set.union(*captions) - set.intersection(*captions)) <= 2, result.out
-    assert len(set.intersection(*captions)) >= 5, result.out
+    captions = [row["caption"] for row in result.rows]
+    # the files were compressed one by one, which tips one of them between two captions that are nearly as likely
+    assert sum(caption == captions[0] for caption in captions) >= 8, result.out
+    assert len(set.intersection(*(set(caption.split()) for caption in captions))) >= 5, result.out
 
 
 def test_the_examples_have_captions_of_their_own(run: Run) -> None:
