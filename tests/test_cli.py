@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from conftest import Result, Run
 from showtell.bundle import list_embedded, read_bundle
@@ -646,6 +646,28 @@ def test_all_orientations_but_one_have_one_caption(run: Run, shared_data: Path) 
     # the files were compressed one by one, which tips one of them between two captions that are nearly as likely
     assert sum(caption == captions[0] for caption in captions) >= 8, result.out
     assert len(set.intersection(*(set(caption.split()) for caption in captions))) >= 5, result.out
+
+
+def test_a_turned_picture_has_the_very_caption_of_the_upright_one(run: Run, shared_data: Path, tmp_path: Path) -> None:
+    upright = Image.open(shared_data / "hostile" / "exif-orientation" / "Landscape_0.jpg").convert("RGB")
+    turn = Image.Transpose
+    stored = {  # what a camera would have stored for each value of the tag (EXIF 2.3, table 4)
+        1: upright,
+        2: upright.transpose(turn.FLIP_LEFT_RIGHT),
+        3: upright.transpose(turn.ROTATE_180),
+        4: upright.transpose(turn.FLIP_TOP_BOTTOM),
+        5: upright.transpose(turn.TRANSPOSE),
+        6: upright.transpose(turn.ROTATE_90),
+        7: upright.transpose(turn.TRANSVERSE),
+        8: upright.transpose(turn.ROTATE_270),
+    }
+    for value, picture in stored.items():
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = value
+        picture.save(tmp_path / f"{value}.png", exif=exif)
+    result = run("caption", *sorted(tmp_path.glob("*.png")), "--json")
+    assert len(result.rows) == 8
+    assert len({(row["caption"], row["logprob"]) for row in result.rows}) == 1, result.out
 
 
 def test_the_examples_have_captions_of_their_own(run: Run) -> None:
