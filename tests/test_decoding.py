@@ -382,6 +382,30 @@ def test_a_decoder_that_says_the_best_tokens_alone(
     assert search(Ranks(**settings), features(*range(6)), options, restrictions) == expected
 
 
+def test_all_tokens_are_asked_for_only_where_too_few_of_the_best_may_follow() -> None:
+    asked: list[bool] = []
+
+    class Counts(Ranks):
+        def step(
+            self, tokens_N: NDArray[np.int64], memory: Arrays, state: Arrays, best: int | None = None
+        ) -> StepOutput:
+            asked.append(best is None)
+            return super().step(tokens_N, memory, state, best)
+
+    options = SearchOptions(beam=2, top=2, max_length=5, min_length=5)
+    search(Counts(V=60), features(1, 2, 3), options)
+    assert asked
+    assert not any(asked)
+    asked.clear()
+    # Only 44 to 59 may be said, so none or few of a row's best may follow.
+    narrow = Restrictions(
+        {(): frozenset(range(10, 44)), **{(word,): frozenset(range(WORDS, 44)) for word in range(60)}}
+    )
+    found = search(Counts(V=60), features(1, 2, 3), options, narrow)
+    assert any(asked)
+    assert found == search(Toy(V=60), features(1, 2, 3), options, narrow)
+
+
 @st.composite
 def restricted(draw: st.DrawFn, V: int) -> Restrictions:
     """Some words, pairs and triples denied, some words merged into others, and some that are said once."""

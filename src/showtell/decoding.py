@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[Any]]
 _NEVER = (PAD, START, UNK)  # are never said
 _ABOVE_ZERO = 1e-3  # nats by which rounding may lift a log-probability of certainty
 _COLUMN_GROUPS = 128  # see `_floor`
-_RANKED = 48  # best tokens; where more are needed, to find them among all is quicker than to have a graph rank them
+_SPARE = 8  # best tokens that are asked for beyond those that are needed, since some of them may not follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class Restrictions:
     _leads_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
     _once_V: NDArray[np.bool_] = field(init=False, repr=False, compare=False)
     _lengths: dict[int, set[int]] = field(init=False, repr=False, compare=False)  # by the last word of what is before
+    _followers: dict[tuple[int, ...], NDArray[np.int64]] = field(init=False, repr=False, compare=False)  # seen so far
 
     def __post_init__(self) -> None:
         barred = {*_NEVER, *self.denied.get((), ()), *(token for others in self.merged.values() for token in others)}
@@ -135,6 +136,7 @@ class Restrictions:
         object.__setattr__(self, "_leads_V", _table(set(lengths)))
         object.__setattr__(self, "_once_V", _table(self.once))
         object.__setattr__(self, "_lengths", lengths)
+        object.__setattr__(self, "_followers", {})
 
     @property
     def barred(self) -> NDArray[np.int64]:
@@ -158,16 +160,23 @@ class Restrictions:
     def after(self, words_NT: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(rows, tokens): each word that would complete something denied, or is said once at most and was."""
         said_M, place_M = _find(_look_up(self._once_V, words_NT))
-        rows: list[int] = []
-        tokens: list[int] = []
+        rows, tokens = [said_M], [words_NT[said_M, place_M]]
         if words_NT.shape[1]:
             for row in np.flatnonzero(_look_up(self._leads_V, words_NT[:, -1])).tolist():
                 words = tuple(words_NT[row].tolist())
-                for length in self._lengths[words[-1]]:
-                    found = self.denied.get(words[-length:], ())
-                    rows += [row] * len(found)
-                    tokens += found
-        return np.append(said_M, rows).astype(np.int64), np.append(words_NT[said_M, place_M], tokens).astype(np.int64)
+                for before in (words[-length:] for length in self._lengths[words[-1]]):
+                    if before in self.denied:
+                        tokens.append(self._followers_of(before))
+                        rows.append(np.full(len(tokens[-1]), row))
+        return np.concatenate(rows), np.concatenate(tokens)
+
+    def _followers_of(self, before: tuple[int, ...]) -> NDArray[np.int64]:
+        """The words that may not follow these as an array, made when it is first asked for: few of very many are."""
+        found_F = self._followers.get(before)
+        if found_F is None:
+            found_F = np.array(sorted(self.denied[before]), np.int64)
+            self._followers[before] = found_F
+        return found_F
 
 
 def _table(tokens: Set[int]) -> NDArray[np.bool_]:
@@ -285,8 +294,12 @@ def search(
     links: list[_Link] = []
     while len(beam.pictures_B) and len(links) < options.max_length:
         blocked = _blocked(beam.prefix_NT[:, 1:], options.block_ngrams, restrictions)
-        output = _step(step, beam, memory, state, _enough(blocked, options, restrictions))
+        output = _step(step, beam, memory, state, None if restrictions.merged else _asked(options))
         extensions = _extend(output, beam, blocked, options, restrictions)
+        if extensions is None:
+            output = _step(step, beam, memory, state, None)
+            extensions = _extend(output, beam, blocked, options, restrictions)
+        assert extensions is not None
         going_B, words = _split(extensions, beam, leaves, options)
         beam, link = _advance(words, beam, going_B, output.alpha_NL)
         links.append(link)
@@ -333,14 +346,9 @@ def _step(step: StepFunction, beam: _Beam, memory: Arrays, state: Arrays, best: 
     return output
 
 
-def _enough(
-    blocked: tuple[NDArray[np.int64], NDArray[np.int64]], options: SearchOptions, restrictions: Restrictions
-) -> int | None:
-    """How many of a row's best tokens hold its 2K best that may follow; None: all are needed, or would be quicker."""
-    if restrictions.merged:
-        return None
-    count = 2 * options.beam + len(restrictions.barred) + 1 + int(np.bincount(blocked[0]).max(initial=0))
-    return count if count <= _RANKED else None
+def _asked(options: SearchOptions) -> int:
+    """How many of a row's best tokens hold its 2K best that may follow, nearly always."""
+    return 2 * options.beam + _SPARE
 
 
 def _extend(
@@ -349,8 +357,11 @@ def _extend(
     blocked: tuple[NDArray[np.int64], NDArray[np.int64]],
     options: SearchOptions,
     restrictions: Restrictions,
-) -> _Extensions:
-    """Every extension that could be among the 2K best of its picture (of those, at most K can be END)."""
+) -> _Extensions | None:
+    """Every extension that could be among the 2K best of its picture (of those, at most K can be END).
+
+    None when too few of a row's best tokens may follow: then all are needed.
+    """
     may_end = beam.prefix_NT.shape[1] > options.min_length
     row_M, token_M = blocked
     if output.tokens_NC is None:
@@ -368,7 +379,11 @@ def _extend(
             may_NC &= output.tokens_NC != END
         at_M, place_M = _find(output.tokens_NC[row_M] == token_M[:, None])
         may_NC[row_M[at_M], place_M] = False
-        may_NC &= may_NC.cumsum(axis=1) <= 2 * options.beam  # they come best first
+        count_NC = may_NC.cumsum(axis=1)
+        fewest = count_NC[beam.logprobs_N > -np.inf, -1].min()
+        if fewest < 2 * options.beam and may_NC.shape[1] >= _asked(options):
+            return None
+        may_NC &= count_NC <= 2 * options.beam  # they come best first
         row_C, place_C = _find(may_NC)
         token_C = output.tokens_NC[row_C, place_C]
         logprob_C = output.logprobs_NC[row_C, place_C].astype(np.float64)
