@@ -18,7 +18,7 @@ from PIL import Image
 
 from showtell.images import Preprocessing, read_image, read_pixels
 
-SIZES = ((500, 375), (1280, 960), (2048, 1536), (4000, 3000))  # width, height; the last is 12 megapixels
+SIZES = ((500, 375), (600, 400), (1200, 800), (1280, 960), (2048, 1536), (4000, 3000))  # the last is 12 megapixels
 SECONDS = 3.0  # spent on each measurement
 PREPROCESSING = Preprocessing()
 
