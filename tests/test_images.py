@@ -442,6 +442,21 @@ def test_limits_hold_and_name_the_picture(tmp_path: Path) -> None:
     assert read_image(path, limits=ImageLimits(max_bytes=len(PHOTO), max_pixels=64 * 48)).size == (64, 48)
 
 
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(PHOTO)
+    measure = Path.stat
+
+    def half(self: Path, **options: Any) -> os.stat_result:
+        status = measure(self, **options)
+        return os.stat_result((*status[:6], status.st_size // 2, *status[7:]))
+
+    monkeypatch.setattr(Path, "stat", half)
+    assert difference(read_image(path), read_image(PHOTO)).max() == 0
+    with pytest.raises(ImageError, match="at most"):
+        read_image(path, limits=ImageLimits(max_bytes=len(PHOTO) - 1))
+
+
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "sparse.jpg").open("wb") as file:
         file.truncate(1 << 40)  # a terabyte of nothing
