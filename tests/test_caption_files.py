@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -270,16 +269,14 @@ def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.token"])
-def test_a_caption_of_a_million_characters_is_read_at_once(tmp_path: Path, name: str) -> None:
+def test_a_caption_of_a_million_characters_is_read(tmp_path: Path, name: str) -> None:
     text = {
         "a.json": json.dumps([{"image_id": "a", "caption": LONG}]),
         "a.jsonl": json.dumps({"image": "a", "caption": LONG}),
         "a.token": f"a#0\t{LONG}\n",
     }[name]
     (tmp_path / name).write_text(text, "utf-8")
-    start = time.perf_counter()
     assert read_candidates(tmp_path / name)["a"].strip() == LONG.strip()
-    assert time.perf_counter() - start < 2
 
 
 def test_control_characters_and_line_ends_stay_out_of_ids(tmp_path: Path) -> None:
