@@ -6,7 +6,6 @@ PyTorch's fused kernel over the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -72,17 +71,26 @@ class Cell(nn.Module):
 
     def step(self, inputs_NX: Tensor, state: State) -> State:
         """The state after one input a row."""
-        names, after = self.names, {}
-        for layer, weights in enumerate(self.network.all_weights):
+        from_input, _, bias, _ = self.network.all_weights[0]
+        return self.step_given(functional.linear(inputs_NX, from_input, bias), state)
+
+    def step_given(self, given_NG: Tensor, state: State) -> State:
+        """The same from what the input gives to the gates of the first layer: (N, 4H), of a GRU (N, 3H)."""
+        names, after, seen_NH = self.names, {}, given_NG
+        for layer, (from_input, from_hidden, input_bias, hidden_bias) in enumerate(self.network.all_weights):
             if layer and self.dropout:
-                inputs_NX = functional.dropout(inputs_NX, self.dropout, self.training)
+                seen_NH = functional.dropout(seen_NH, self.dropout, self.training)
+            if layer:
+                given_NG = functional.linear(seen_NH, from_input, input_bias)
             if self.kind == "lstm":
                 hidden, cell = names[2 * layer : 2 * layer + 2]
-                after[hidden], after[cell] = _lstm(inputs_NX, state[hidden], state[cell], weights)
+                old_NG = functional.linear(state[hidden], from_hidden, hidden_bias)
+                after[hidden], after[cell] = _lstm(given_NG + old_NG, state[cell])
             else:
                 hidden = names[layer]
-                after[hidden] = _gru(inputs_NX, state[hidden], weights)
-            inputs_NX = after[hidden]
+                old_NG = functional.linear(state[hidden], from_hidden, hidden_bias)
+                after[hidden] = _gru(given_NG, old_NG, state[hidden])
+            seen_NH = after[hidden]
         return after
 
     def run(self, inputs_NTX: Tensor, state: State) -> Tensor:
@@ -95,19 +103,15 @@ class Cell(nn.Module):
         return outputs_NTH
 
 
-def _lstm(inputs: Tensor, hidden: Tensor, cell: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    from_input, from_hidden, input_bias, hidden_bias = weights
-    gates = functional.linear(inputs, from_input, input_bias)
-    gates = gates + functional.linear(hidden, from_hidden, hidden_bias)
+def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     enter, keep, new, leave = gates.chunk(4, -1)
     cell = torch.sigmoid(keep) * cell + torch.sigmoid(enter) * torch.tanh(new)
     return torch.sigmoid(leave) * torch.tanh(cell), cell
 
 
-def _gru(inputs: Tensor, hidden: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    from_input, from_hidden, input_bias, hidden_bias = weights
-    reset, update, new = functional.linear(inputs, from_input, input_bias).chunk(3, -1)
-    old_reset, old_update, old_new = functional.linear(hidden, from_hidden, hidden_bias).chunk(3, -1)
+def _gru(given: Tensor, old: Tensor, hidden: Tensor) -> Tensor:
+    reset, update, new = given.chunk(3, -1)
+    old_reset, old_update, old_new = old.chunk(3, -1)
     update = torch.sigmoid(update + old_update)
     new = torch.tanh(new + torch.sigmoid(reset + old_reset) * old_new)
     return (1 - update) * new + update * hidden

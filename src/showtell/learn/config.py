@@ -71,15 +71,19 @@ class ModelConfig:
     hidden: Positive = 512
     attention: Positive = 256  # width of the attention's keys and queries
     dropout: Share = 0.5  # on word vectors and before the output layer
+    shortlist: Annotated[int, Field(ge=10)] | None = None  # words of the bundle, the most frequent; None: all of them
+    lookup: bool = False  # bundle a table of what each word adds to the cell's gates: larger, and less to compute
     half: bool = False  # store the bundle's weights as float16
     int8: bool = False  # the decoder's large matrices in eight bits, where CIDEr on val stays (learn/quantise.py)
 
     def __post_init__(self) -> None:
+        looks = self.conditioning in ("attention", "adaptive", "topdown", "concepts+grid")
         for wrong, sentence in (
             (self.cell == "transformer" and self.conditioning != "attention", "cell 'transformer' needs 'attention'"),
             (self.cell != "lstm" and self.conditioning == "adaptive", "'adaptive' needs cell 'lstm'"),
             (self.cell != "transformer" and self.layers > 3, "a recurrent cell has 1 to 3 layers"),
             (self.conditioning == "topdown" and self.layers > 1, "'topdown' has two cells of one layer"),
+            (self.lookup and (self.cell == "transformer" or looks), "'lookup' needs a decoder that does not attend"),
             (self.cell == "transformer" and self.hidden % self.heads > 0, "heads must divide hidden"),
             (self.cell == "transformer" and self.hidden % 2 > 0, "hidden must be even for cell 'transformer'"),
         ):

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from showtell.learn.attending import AdaptiveDecoder, AttentionDecoder, TopDownDecoder
 from showtell.learn.cells import Cell, State
 from showtell.learn.concept_context import ConceptContext
 from showtell.learn.config import ModelConfig
-from showtell.learn.steps import Decoder, Forced, spread
+from showtell.learn.steps import Decoder, Forced, Step, spread
 from showtell.learn.transformer import TransformerDecoder
 from showtell.text import PAD
 
@@ -84,7 +85,10 @@ class VectorDecoder(Decoder):
     def see(self, inputs_NE: Tensor, memory: State, state: State) -> tuple[Tensor, State, Tensor | None]:
         if "context" in memory:
             inputs_NE = torch.cat((inputs_NE, spread(memory["context"], inputs_NE.shape[0])), -1)
-        state = self.cell.step(inputs_NE, state)
+        return self.look(memory, self.cell.step(inputs_NE, state))
+
+    def look(self, memory: State, state: State) -> tuple[Tensor, State, Tensor | None]:
+        """What `see` gives, from the cell's new state."""
         seen_NH = self.cell.top(state)
         if "picture" in memory:
             seen_NH = self._merge(seen_NH, spread(memory["picture"], seen_NH.shape[0]))
@@ -106,6 +110,37 @@ class VectorDecoder(Decoder):
         if "picture" in memory:
             seen_MH = self._merge(seen_MH, shared_NTE["picture"][real_NT])
         return Forced(self.say(seen_MH), None)
+
+
+class LookupDecoder(Decoder):
+    """The same function as a `VectorDecoder`, for the search alone, with less to compute for each word.
+
+    What a word adds to the gates of the first layer is looked up; what the context adds is computed at the start.
+
+    Source: Devlin 2017, "Sharp Models on Dull Hardware", "pre-computed embeddings".
+    """
+
+    def __init__(self, decoder: VectorDecoder) -> None:
+        super(Decoder, self).__init__()  # the layers are the other decoder's
+        self.decoder = decoder
+        words_VE = decoder.words.weight.detach()
+        from_input_GX, _, bias_G, _ = (weights.detach() for weights in decoder.cell.network.all_weights[0])
+        words_width = words_VE.shape[1]
+        self.words = nn.Embedding.from_pretrained(functional.linear(words_VE, from_input_GX[:, :words_width], bias_G))
+        self.from_context_GE = from_input_GX[:, words_width:].clone()
+
+    def start(self, features_BLD: Tensor) -> tuple[State, State]:
+        memory, state = self.decoder.start(features_BLD)
+        if "context" in memory:
+            memory = {"gates": functional.linear(memory["context"], self.from_context_GE)}
+        return memory, state
+
+    def step(self, tokens_N: Tensor, memory: State, state: State) -> Step:
+        given_NG = self.words(tokens_N)
+        if "gates" in memory:
+            given_NG = given_NG + spread(memory["gates"], given_NG.shape[0])
+        seen_NH, state, _ = self.decoder.look(memory, self.decoder.cell.step_given(given_NG, state))
+        return Step(self.decoder.say(seen_NH), state, None)
 
 
 def looks_at_grid(config: ModelConfig) -> bool:

@@ -22,6 +22,7 @@ from showtell.captioner import Runtime
 from showtell.decoding import SearchOptions, search
 from showtell.errors import BackendError
 from showtell.learn.alignment import Alignment
+from showtell.learn.decoders import LookupDecoder, VectorDecoder
 from showtell.learn.encoders import Encoder
 from showtell.learn.steps import Decoder
 from showtell.learn.validation import TorchStep
@@ -94,6 +95,8 @@ def with_decoder(bundle: Bundle, decoder: Decoder, features_BLD: Tensor) -> Bund
     Args:
         features_BLD: What the decoder is started from, of two pictures; only the shape matters.
     """
+    if decoder.config.lookup and isinstance(decoder, VectorDecoder):
+        decoder = LookupDecoder(decoder)
     decoder.eval()
     with torch.no_grad():
         memory, state = decoder.start(features_BLD)

@@ -2,7 +2,8 @@
 
 A word costs two or three products with large matrices, and on a CPU the time it takes to fetch them. Weights get a
 scale for each column; what they are multiplied with gets one fixed scale, from what is seen on pictures. So a caption
-does not depend on the pictures beside it, and sums of integers are the same in every batch.
+does not depend on the pictures beside it, and sums of integers are the same in every batch. A table that words are
+looked up in, and nothing else, gets a scale for each row.
 
 Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", section 2.
@@ -28,6 +29,7 @@ from showtell.learn.export import take_out
 _LEAST = 1 << 16  # numbers of a matrix that is worth it
 # Seven bits of the eight: where a processor has no instruction for these products, pairs of them are added in 16 bits.
 _HIGHEST = 63
+_HIGHEST_OF_TABLE = 127
 _BATCH = 16
 _DOMAIN = "com.microsoft"  # ONNX Runtime's own operators: the product and what follows it in one
 _DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
@@ -46,10 +48,23 @@ def quantise(
     model = onnx.load_model_from_string(bundle.graphs["step"])
     del model.graph.value_info[:]  # shapes of what will not be there
     large = _large_products(model.graph, bundle, least)
+    tables = _large_tables(model.graph, bundle, least)
     ranges = _find_ranges(bundle, model, {node.input[0] for node in large.values()}, pixels, options)
     weights = dict(bundle.weights)
     nodes, initialisers, quantised = [], [], set()
     for node in model.graph.node:
+        if node.op_type == "Gather" and node.input[0] in tables:
+            (name, tokens), made = node.input, node.output[0]
+            table_VX = bundle.weights[f"step/{name}"]
+            steps_V1 = np.maximum(np.abs(table_VX).max(1, keepdims=True), 1e-12) / _HIGHEST_OF_TABLE
+            stored = _constant(f"{name}.int8", np.rint(table_VX / steps_V1).astype(np.int8))
+            weights[f"step/{name}.int8"] = take_out(stored)
+            initialisers += [stored, _constant(f"{name}.scale", steps_V1.astype(np.float32))]
+            for part in ("int8", "scale"):
+                nodes.append(helper.make_node("Gather", [f"{name}.{part}", tokens], [f"{made}.row.{part}"]))
+            nodes.append(helper.make_node("Cast", [f"{made}.row.int8"], [f"{made}.row"], to=onnx.TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [f"{made}.row", f"{made}.row.scale"], [made]))
+            continue
         if node.output[0] not in large:
             nodes.append(node)
             continue
@@ -71,7 +86,8 @@ def quantise(
         scales = [f"{given}.scale", f"{name}.scale", f"{given}.zero"]
         product = [f"{given}.int8", f"{name}.int8", *scales, *(["", *bias] if bias else [])]
         nodes.append(helper.make_node("MatMulIntegerToFloat", product, [made], domain=_DOMAIN))
-    replaced = {node.input[1] for node in large.values()} - {name for node in nodes for name in node.input}
+    large_names = tables | {node.input[1] for node in large.values()}
+    replaced = large_names - {name for node in nodes for name in node.input}
     weights = {name: array for name, array in weights.items() if name.removeprefix("step/") not in replaced}
     initialisers += [one for one in model.graph.initializer if one.name not in replaced]
     del model.graph.node[:], model.graph.initializer[:]
@@ -91,13 +107,26 @@ def _large_products(graph: Any, bundle: Bundle, least: int) -> dict[str, Any]:
     found = {}
     for node in graph.node:
         plain = _PLAIN.get(node.op_type)
-        settings = {one.name: helper.get_attribute_value(one) for one in node.attribute}
-        if plain is None or _DEFAULTS | settings != _DEFAULTS | plain:
+        if plain is None or _DEFAULTS | _settings(node) != _DEFAULTS | plain:
             continue
         matrix = bundle.weights.get(f"step/{node.input[1]}")
         if matrix is not None and matrix.ndim == 2 and matrix.size >= least and used[node.input[1]] == 1:
             found[node.output[0]] = node
     return found
+
+
+def _settings(node: Any) -> dict[str, Any]:
+    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
+
+
+def _large_tables(graph: Any, bundle: Bundle, least: int) -> set[str]:
+    """The large matrices in which words are looked up, and which nothing else uses."""
+    used = Counter(name for node in graph.node for name in node.input)
+    looked_up = {node.input[0] for node in graph.node if node.op_type == "Gather" and _settings(node) == {"axis": 0}}
+    matrices = {name: bundle.weights.get(f"step/{name}") for name in looked_up if used[name] == 1}
+    return {
+        name for name, matrix in matrices.items() if matrix is not None and matrix.ndim == 2 and matrix.size >= least
+    }
 
 
 class _Watching(Runtime):

@@ -41,7 +41,7 @@ from showtell.learn.phases import Material, plan_phases
 from showtell.learn.progress import Progress, silent
 from showtell.learn.quantise import quantise
 from showtell.learn.siblings import complete_counts
-from showtell.learn.steps import Decoder
+from showtell.learn.steps import Decoder, keep_words
 from showtell.learn.training import (
     Loop,
     Watch,
@@ -56,7 +56,7 @@ from showtell.metrics.significance import RESAMPLES
 from showtell.records import Example
 from showtell.report.card import write_card
 from showtell.report.curves import draw_curves
-from showtell.text import Vocabulary, tokenise
+from showtell.text import SPECIAL_WORDS, Vocabulary, tokenise
 
 _PARITY_PICTURES = 200  # of val, on which the export is compared with PyTorch
 _RANGED = 64  # of these, on which the ranges of eight bits are found
@@ -486,6 +486,9 @@ def export_run(directory: str | Path, out: str | Path | None = None, *, progress
         best, tuned = checkpoint.split_weights(checkpoint.read_weights(directory / "best.safetensors"))
     except FileNotFoundError as error:
         raise no_run(directory, error) from error
+    if config.model.shortlist is not None:
+        vocabulary = Vocabulary(vocabulary.words[: len(SPECIAL_WORDS) + config.model.shortlist])
+        best = keep_words(best, len(vocabulary))
     # pretrained word vectors brought a width of their own
     config = replace(config, model=replace(config.model, embedding=best["words.weight"].shape[1]))
     progress("exporting", 0, 3)

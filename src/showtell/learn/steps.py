@@ -15,6 +15,8 @@ from showtell.learn.cells import State
 from showtell.learn.config import ModelConfig
 from showtell.text import PAD
 
+_OF_WORDS = ("words.weight", "output.weight", "output.bias")  # a row a word
+
 
 class Step(NamedTuple):
     """Shape: logits (N, V); alpha (N, L), the attention over the grid, or None."""
@@ -115,6 +117,11 @@ class Decoder(nn.Module):
             alphas.append(alpha_NL)
         logits_MV = self.say(torch.stack(seen, 1)[tokens_NT != PAD])
         return Forced(logits_MV, torch.stack(alphas, 1) if self.attends else None)  # type: ignore[arg-type]
+
+
+def keep_words(weights: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """A decoder's weights for the first `count` tokens of its vocabulary alone; their odds stay."""
+    return {name: tensor[:count] if name in _OF_WORDS else tensor for name, tensor in weights.items()}
 
 
 def spread(shared_BX: Tensor, rows: int) -> Tensor:
