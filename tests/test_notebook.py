@@ -140,7 +140,7 @@ def test_a_sentence_that_names_the_thing_scores_higher(found: dict[str, Any]) ->
 def test_the_concepts_fit_the_bundle(found: dict[str, Any]) -> None:
     bundle = read_bundle("default")
     numbers = [bundle.vocabulary.id_of(word) for word in found["concepts"]]
-    assert len(numbers) == len(bundle.weights["start/decoder.concepts.head.bias.half"])
+    assert len(numbers) == len(bundle.weights["start/decoder.decoder.concepts.head.bias.half"])
     assert numbers == sorted(set(numbers))
 
 
