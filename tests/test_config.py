@@ -110,3 +110,9 @@ def test_settings_are_frozen_and_named() -> None:
         ModelConfig().hidden = 3  # type: ignore[misc]
     with pytest.raises(ValueError, match="positional"):
         ModelConfig("resnet50")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("conditioning", ["attention", "adaptive", "topdown", "concepts+grid"])
+def test_only_decoders_that_do_not_attend_look_words_up(conditioning: Any) -> None:
+    with pytest.raises(ValueError, match="'lookup' needs a decoder that does not attend; this model has conditioning"):
+        ModelConfig(conditioning=conditioning, lookup=True)
