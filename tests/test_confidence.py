@@ -257,7 +257,10 @@ def test_a_confidence_that_is_not_whole_is_named(
 def test_a_caption_without_words_is_never_sure(calibrated: Bundle) -> None:
     judge = Judge.read(calibrated.manifest.confidence, calibrated.weights, "toy")
     assert judge is not None
-    assert judge.judge((), np.ones((4, len(judge.mean_D)), np.float32)) == 0
+    features_BLD = np.ones((2, 4, len(judge.mean_D)), np.float32)
+    unsaid, said = judge.judge([(), (-0.1, -0.2)], features_BLD)
+    assert unsaid == 0
+    assert said == pytest.approx(judge.judge_each(np.array([-0.15]), pool(features_BLD[1:]))[0], rel=1e-5)
 
 
 # the commands

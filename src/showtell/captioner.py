@@ -343,21 +343,24 @@ class Captioner:
     ) -> list[Caption | Failure]:
         readable = [pixels for _, pixels in group if not isinstance(pixels, ImageError)]
         features_BLD = runtime.encode_each(readable)
-        found = zip(features_BLD, search(runtime, features_BLD, options, self.restrictions), strict=True)
+        found = search(runtime, features_BLD, options, self.restrictions)
+        confidences: Sequence[float | None] = [None] * len(found)
+        if self._judge is not None and found:
+            confidences = self._judge.judge([best.token_logprobs for best, *_ in found], features_BLD)
+        rest = zip(features_BLD, found, confidences, strict=True)
         said: list[Caption | Failure] = []
         for name, pixels in group:
             if isinstance(pixels, ImageError):
                 said.append(Failure(name, str(pixels)))
                 continue
-            features_LD, (best, *others) = next(found)
-            caption = self._caption(name, best)
-            if self._judge is not None:
-                caption = replace(caption, confidence=self._judge.judge(caption.word_logprobs, features_LD))
+            features_LD, (best, *others), confidence = next(rest)
+            alternatives = tuple(self._caption(name, other) for other in others)
+            caption = replace(self._caption(name, best), confidence=confidence, alternatives=alternatives)
             if maps and caption.maps is None:
                 grid = self.manifest.rows, self.manifest.columns
                 where = occlusion_maps(runtime, features_LD, best.tokens[: len(caption.words)], *grid)
                 caption = replace(caption, maps=where)
-            said.append(replace(caption, alternatives=tuple(self._caption(name, other) for other in others)))
+            said.append(caption)
         return said
 
     def _caption(self, name: str, hypothesis: Hypothesis) -> Caption:

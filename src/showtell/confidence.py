@@ -82,12 +82,11 @@ class Judge:
         arrays = (self.mean_D, self.directions_RD)
         return {name: array.astype(np.float16) for name, array in zip(_ARRAYS, arrays, strict=True)}
 
-    def judge(self, word_logprobs: Sequence[float], features_LD: NDArray[np.float32]) -> float:
-        """P(good) of a caption of the picture with these features; 0 of a caption without words."""
-        if not word_logprobs:
-            return 0.0
-        sure_B = np.array([np.mean(word_logprobs)])
-        return float(self.judge_each(sure_B, pool(features_LD[None]))[0])
+    def judge(self, logprobs_B: Sequence[Sequence[float]], features_BLD: NDArray[np.float32]) -> list[float]:
+        """P(good) of captions, from their words' log-probabilities and their pictures; 0 of one without words."""
+        sure_B = np.array([np.mean(words or 0) for words in logprobs_B])
+        good_B = self.judge_each(sure_B, pool(features_BLD))
+        return [float(good) if words else 0.0 for good, words in zip(good_B, logprobs_B, strict=True)]
 
     def judge_each(self, sure_B: Floats, vectors_BD: NDArray[np.float32]) -> Floats:
         """P(good) (B,) of captions by the mean log-probability of their words and the vectors of their pictures."""

@@ -441,21 +441,19 @@ def _split(
         leaf = _Leaf(tokens, row, float(ends.total_C[at]), float(ends.logprob_C[at]))
         leaves[beam.pictures_B[ends.picture_C[at]]].append(leaf)
     words = extensions.where(~is_end_C)
-    count = len(beam.pictures_B)
-    best_B = np.full(count, -np.inf)  # of what runs on: as good as it could be if END came next, for nothing
+    best_B = np.full(len(beam.pictures_B), -np.inf)  # of what runs on: as good as if END came next, for nothing
     np.maximum.at(best_B, words.picture_C, words.total_C / (beam.prefix_NT.shape[1] + 1) ** options.length_penalty)
-    found = [leaves[picture] for picture in beam.pictures_B.tolist()]
-    beaten_B = np.array([_bar(ended, options) for ended in found]) >= best_B
-    full_B = np.array([len(ended) >= options.beam for ended in found])
-    going_B = ~(full_B & beaten_B) & (np.bincount(words.picture_C, minlength=count) > 0)
+    bar_B = np.array([_bar(leaves[picture], options) for picture in beam.pictures_B.tolist()])
+    going_B = best_B > bar_B
     _leave(leaves, beam, np.repeat(~going_B, beam.width) & ~ended_N)
     return going_B, words.where((words.rank() < options.beam) & going_B[words.picture_C])
 
 
 def _bar(ended: list[_Leaf], options: SearchOptions) -> float:
-    """The score that a running hypothesis has to pass to be among the `top`."""
-    scores = sorted((_score(leaf, options) for leaf in ended), reverse=True)
-    return scores[options.top - 1] if len(scores) >= options.top else -np.inf
+    """The score that a running hypothesis has to pass to be among the `top`, once enough have ended."""
+    if len(ended) < options.beam:
+        return -np.inf
+    return sorted((_score(leaf, options) for leaf in ended), reverse=True)[options.top - 1]
 
 
 def _score(leaf: _Leaf, options: SearchOptions) -> float:
