@@ -41,7 +41,7 @@ class Runtime:
     """The three graphs of a bundle as functions; the `StepFunction` of the search. It keeps nothing between calls.
 
     Args:
-        threads: At most so many compute at a time (None: one a core).
+        threads: At most so many compute at a time (None: one a core); as many others read pictures ahead of them.
         lean: Start sooner and with half the memory, and take longer for each picture: right for a few. The
             encoder runs as it is written, so numbers differ in their last digits.
         encodes: Whether `encode` will be called; without, its graph is not opened.
