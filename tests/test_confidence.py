@@ -263,6 +263,19 @@ def test_a_caption_without_words_is_never_sure(calibrated: Bundle) -> None:
     assert said == pytest.approx(judge.judge_each(np.array([-0.15]), pool(features_BLD[1:]))[0], rel=1e-5)
 
 
+def test_a_confidence_is_the_same_to_the_last_bit_whatever_the_batch(calibrated: Bundle) -> None:
+    judge = Judge.read(calibrated.manifest.confidence, calibrated.weights, "toy")
+    assert judge is not None
+    features_BLD = np.random.default_rng(0).random((33, 4, len(judge.mean_D)), np.float32)
+    logprobs_B = [(-0.1 - number / 40, -0.2) for number in range(33)]
+    together = judge.judge(logprobs_B, features_BLD)
+    assert len(set(together)) > 10
+    for size in (1, 2, 16):
+        starts = range(0, 33, size)
+        apart = [judge.judge(logprobs_B[at : at + size], features_BLD[at : at + size]) for at in starts]
+        assert [one for some in apart for one in some] == together
+
+
 # the commands
 
 

@@ -108,7 +108,8 @@ def pool(features_BLD: NDArray[np.float32]) -> NDArray[np.float32]:
 def measure(vectors_BD: NDArray[np.float32], mean_D: NDArray[Any], directions_RD: NDArray[Any]) -> Floats:
     """The logarithms (B,) of the squared lengths of what the mean and the directions leave of vectors."""
     away_BD = vectors_BD - mean_D
-    left_BD = away_BD - away_BD @ directions_RD.T @ directions_RD
+    along_BR1 = directions_RD @ away_BD[:, :, None]  # one by one: the same to the last bit whatever the batch
+    left_BD = away_BD - (directions_RD.T @ along_BR1)[:, :, 0]
     squares_B: Floats = np.square(left_BD, dtype=np.float64).sum(axis=1)
     return np.log(np.maximum(squares_B, _SMALLEST))
 

@@ -38,6 +38,7 @@ Conditioning = Literal[
     "concepts+vector",
     "concepts+grid",
 ]
+LOOKS_AT_GRID = ("attention", "adaptive", "topdown", "concepts+grid")  # the other conditionings: at the mean feature
 Channels = Annotated[tuple[float, float, float], Field()]
 
 
@@ -77,7 +78,7 @@ class ModelConfig:
     int8: bool = False  # the decoder's large matrices in eight bits, where CIDEr on val stays (learn/quantise.py)
 
     def __post_init__(self) -> None:
-        looks = self.conditioning in ("attention", "adaptive", "topdown", "concepts+grid")
+        looks = self.conditioning in LOOKS_AT_GRID
         for wrong, sentence in (
             (self.cell == "transformer" and self.conditioning != "attention", "cell 'transformer' needs 'attention'"),
             (self.cell != "lstm" and self.conditioning == "adaptive", "'adaptive' needs cell 'lstm'"),
@@ -244,8 +245,7 @@ class RunConfig:
                     f"regions are captioned from one vector each, and conditioning {self.model.conditioning!r} needs "
                     "more; choose init, first, every or merge"
                 )
-        attends = self.model.conditioning in ("attention", "adaptive", "topdown", "concepts+grid")
-        if self.train.attention_penalty and not attends:
+        if self.train.attention_penalty and self.model.conditioning not in LOOKS_AT_GRID:
             raise ValueError(
                 f"attention_penalty needs a decoder that attends; this model has conditioning "
                 f"{self.model.conditioning!r}: choose another, or leave attention_penalty out"

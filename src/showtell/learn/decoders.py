@@ -22,7 +22,7 @@ from torch.nn import functional
 from showtell.learn.attending import AdaptiveDecoder, AttentionDecoder, TopDownDecoder
 from showtell.learn.cells import Cell, State
 from showtell.learn.concept_context import ConceptContext
-from showtell.learn.config import ModelConfig
+from showtell.learn.config import LOOKS_AT_GRID, ModelConfig
 from showtell.learn.steps import Decoder, Forced, Step, spread
 from showtell.learn.transformer import TransformerDecoder
 from showtell.text import PAD
@@ -145,7 +145,7 @@ class LookupDecoder(Decoder):
 
 def looks_at_grid(config: ModelConfig) -> bool:
     """Whether the decoder of a configuration needs more than the mean feature."""
-    return config.conditioning in (*_ATTENDING, "concepts+grid")
+    return config.conditioning in LOOKS_AT_GRID
 
 
 def build_decoder(config: ModelConfig, *, width: int, vocabulary_size: int, concepts: int = 0) -> Decoder:
